@@ -1,0 +1,23 @@
+"""The tools of the book: a corpus, a tokenizer, a small transformer, its training, and the circuit algebra.
+
+Each module imports only from those before it in this list::
+
+    corpus  tokens  model  training  circuits  measures  figures  views  widgets
+"""
+
+import os
+
+# Read by torch and tokenizers when they are first imported: never more threads than the cores we may use.
+_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, _cores)))
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class ReaderError(ValueError):
+    """Something the reader can put right, told in one sentence that says how.
+
+    A notebook shows the sentence alone, without a traceback; the command line prints it and ends with status 1.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]

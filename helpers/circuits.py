@@ -1,0 +1,241 @@
+"""The paper's algebra, from weights alone: QK and OV circuits, composition, eigenvalues.
+
+All matrices over the vocabulary have rank d_head at most, so they are kept as two thin factors (``LowRank``) and
+never formed unless a cell of the book asks for a few rows. Row vectors: ``ov[source, out]`` is the paper's
+``W_U W_OV W_E`` transposed, and ``qk[destination, source]`` its ``W_E^T W_QK W_E``.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from helpers.model import AttentionOnlyTransformer, Cache, Head
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The matrix ``left @ right``, never multiplied out ("Working with Low-Rank Matrices" in the paper)."""
+
+    left: Float[Tensor, "row rank"]
+    right: Float[Tensor, "rank column"]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.left.shape[0], self.right.shape[1]
+
+    @property
+    def T(self) -> "LowRank":
+        return LowRank(self.right.T, self.left.T)
+
+    def __matmul__(self, other: "LowRank | Tensor") -> "LowRank":
+        """``self @ other``; a product of two keeps the smaller rank."""
+        if isinstance(other, Tensor):
+            return LowRank(self.left, self.right @ other)
+        middle = self.right @ other.left
+        if other.left.shape[1] < self.left.shape[1]:
+            return LowRank(self.left @ middle, other.right)
+        return LowRank(self.left, middle @ other.right)
+
+    def __rmatmul__(self, other: Tensor) -> "LowRank":
+        return LowRank(other @ self.left, self.right)
+
+    def rows(self, index: int | Tensor) -> Float[Tensor, "... column"]:
+        return self.left[index] @ self.right
+
+    def columns(self, index: int | Tensor) -> Float[Tensor, "row ..."]:
+        return self.left @ self.right[:, index]
+
+    def entry(self, row: int, column: int) -> float:
+        return (self.left[row] @ self.right[:, column]).item()
+
+    def diagonal(self) -> Float[Tensor, " row"]:
+        return (self.left * self.right.T).sum(1)
+
+    def dense(self) -> Float[Tensor, "row column"]:
+        return self.left @ self.right
+
+    def centred(self) -> "LowRank":
+        """Each row less its own mean: a softmax over the row cannot see the mean, so rows are compared without it."""
+        return LowRank(self.left, self.right - self.right.mean(1, keepdim=True))
+
+    def trace(self) -> float:
+        return self.diagonal().sum().item()
+
+    def norm(self) -> float:
+        """Frobenius norm, from ``‖AB‖² = tr((AᵀA)(BBᵀ))``. Note that it differs from ``‖BA‖``."""
+        return ((self.left.T @ self.left) * (self.right @ self.right.T)).sum().clamp(min=0).sqrt().item()
+
+    def eigenvalues(self) -> Complex[Tensor, " rank"]:
+        """The non-zero eigenvalues: those of the small matrix ``BA``, since AB and BA share them."""
+        return torch.linalg.eigvals(self.right.double() @ self.left.double())
+
+    def singular_values(self) -> Float[Tensor, " rank"]:
+        """The non-zero singular values, largest first, by two thin QR decompositions."""
+        r_left = torch.linalg.qr(self.left.double()).R
+        r_right = torch.linalg.qr(self.right.T.double()).R
+        return torch.linalg.svdvals(r_left @ r_right.T)
+
+
+# ---- a head's two circuits ("Splitting Attention Head Terms into Circuits") ------------------------------------
+
+
+def W_OV(model: AttentionOnlyTransformer, head: Head) -> LowRank:
+    """``[d_model, d_model]``: what a head writes, as a function of the stream at the token that it attends to."""
+    return LowRank(model.W_V[head], model.W_O[head])
+
+
+def W_QK(model: AttentionOnlyTransformer, head: Head) -> LowRank:
+    """``[d_model, d_model]``: attention score as a bilinear form of destination and source, 1/√d_head included."""
+    return LowRank(model.W_Q[head] / math.sqrt(model.config.d_head), model.W_K[head].T)
+
+
+def ov_circuit(model: AttentionOnlyTransformer, head: Head) -> LowRank:
+    """``[source token, out token]``: how a token, when attended to, moves the logit of every token."""
+    return model.W_E @ W_OV(model, head) @ model.W_U
+
+
+def qk_circuit(model: AttentionOnlyTransformer, head: Head) -> LowRank:
+    """``[destination token, source token]``: how much the content of one token asks for another."""
+    return model.W_E @ W_QK(model, head) @ model.W_E.T
+
+
+def positional_scores(model: AttentionOnlyTransformer, head: Head) -> Float[Tensor, "dest src"]:
+    """The part of a head's attention scores that depends on the two positions alone, unmasked."""
+    return model.W_pos @ W_QK(model, head).dense() @ model.W_pos.T
+
+
+@dataclass(frozen=True)
+class HeadReading:
+    """What one head does with one source token: who attends to it most, and what that makes likelier.
+
+    ``wanted[i]`` is the centred QK entry of ``destinations[i]`` (nats of attention score), ``raised[i]`` the
+    centred OV entry of ``outs[i]`` (nats of logit, at full attention).
+    """
+
+    head: Head
+    source: int
+    destinations: list[int]
+    wanted: list[float]
+    outs: list[int]
+    raised: list[float]
+
+
+def read_head(
+    model: AttentionOnlyTransformer, head: Head, source: int, among: Int[Tensor, " token"], n: int = 4
+) -> HeadReading:
+    """The paper's recipe for its tables: fix a source token, take the largest QK and the largest OV entries.
+
+    Only the tokens of ``among`` are considered: the embeddings of tokens that hardly occur are left-over noise.
+    """
+    wanted = qk_circuit(model, head).centred().columns(source)[among].topk(n)
+    raised = ov_circuit(model, head).centred().rows(source)[among].topk(n)
+    return HeadReading(head, source, among[wanted.indices].tolist(), wanted.values.tolist(),
+                       among[raised.indices].tolist(), raised.values.tolist())
+
+
+def telling_sources(
+    model: AttentionOnlyTransformer, head: Head, among: Int[Tensor, " token"], n: int = 8
+) -> list[int]:
+    """The sources with the strongest skip-trigrams of a head, by largest QK entry times largest OV entry."""
+    qk, ov = qk_circuit(model, head).centred(), ov_circuit(model, head).centred()
+    strongest_wish = torch.cat([qk.columns(chunk)[among].amax(0) for chunk in among.split(512)])
+    strongest_rise = torch.cat([ov.rows(chunk)[:, among].amax(1) for chunk in among.split(512)])
+    return among[(strongest_wish * strongest_rise).topk(n).indices].tolist()
+
+
+# ---- path expansion ("The Path Expansion Trick") ---------------------------------------------------------------
+
+
+def paths(model: AttentionOnlyTransformer) -> list[tuple[Head, ...]]:
+    """Every way through the model from token to logits: the direct path, each head, each chain of heads."""
+    found: list[tuple[Head, ...]] = [()]
+    for layer in range(model.config.n_layers):
+        found += [path + ((layer, head),) for path in found for head in range(model.config.n_heads)]
+    return sorted(found, key=len)
+
+
+def path_logits(
+    model: AttentionOnlyTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    patterns: list[Float[Tensor, "batch head dest src"]],
+    path: tuple[Head, ...],
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """What one path adds to the logits: ``A ⊗ (W_U W_OV W_E)`` for a head, and longer products for chains of heads."""
+    moved = model.W_E[tokens]
+    for layer, head in path:
+        moved = patterns[layer][:, head] @ (moved @ model.W_V[layer, head]) @ model.W_O[layer, head]
+    return moved @ model.W_U
+
+
+def score_terms(
+    model: AttentionOnlyTransformer, cache: Cache, head: Head, dest: int, src: int
+) -> Float[Tensor, "part part"]:
+    """One attention score of a head, split by what its query (rows) and its key (columns) are made of.
+
+    The parts are the token, the position, and the output of every head of earlier layers, in the order of
+    ``score_parts``; the sum of all entries is the score. It is of the first text of the batch that ``cache`` is of.
+    """
+    query, key = (torch.stack(_parts(model, cache, head[0], position)) for position in (dest, src))
+    return query @ W_QK(model, head).dense() @ key.T
+
+
+def score_parts(model: AttentionOnlyTransformer, head: Head) -> list[str]:
+    """The names of the rows and columns of ``score_terms``."""
+    return ["token", "position"] + [f"{layer}:{h}" for layer, h in model.heads if layer < head[0]]
+
+
+def _parts(model: AttentionOnlyTransformer, cache: Cache, layer: int, position: int) -> list[Float[Tensor, " d_model"]]:
+    earlier = [output for outputs in cache.head_outputs[:layer] for output in outputs[0, :, position]]
+    return [cache.residual[0][0, position], model.W_pos[position], *earlier]
+
+
+# ---- eigenvalues ("Summarizing OV/QK Matrices") ----------------------------------------------------------------
+
+
+def positivity(eigenvalues: Complex[Tensor, " rank"]) -> float:
+    """``Σλ / Σ|λ|``, between -1 and 1: 1 when every eigenvalue is a positive real number."""
+    return (eigenvalues.sum().real / eigenvalues.abs().sum()).item()
+
+
+def copying_score(model: AttentionOnlyTransformer, head: Head) -> float:
+    """Eigenvalue positivity of the OV circuit: does attending to a token raise that token itself?"""
+    return positivity(ov_circuit(model, head).eigenvalues())
+
+
+# ---- composition ("Two-Layer Attention-Only Transformers") -----------------------------------------------------
+
+
+def induction_circuit(model: AttentionOnlyTransformer, head: Head, previous_token_head: Head) -> LowRank:
+    """``[destination token, token before the source]``: the QK circuit of ``head``, its keys read through another.
+
+    The term ``Id ⊗ A ⊗ (W_E^T W_QK W_OV W_E)`` of the paper's expansion of second-layer scores: with A attending
+    to the previous token, positive eigenvalues mean "attend to where the *previous* token is the same as me".
+    """
+    return model.W_E @ W_QK(model, head) @ (W_OV(model, previous_token_head).T) @ model.W_E.T
+
+
+def matching_score(model: AttentionOnlyTransformer, head: Head, previous_token_head: Head) -> float:
+    """Eigenvalue positivity of the QK circuit through a previous-token head (vertical axis of the paper's 2D plot)."""
+    return positivity(induction_circuit(model, head, previous_token_head).eigenvalues())
+
+
+def composition_score(model: AttentionOnlyTransformer, early: Head, late: Head, kind: str) -> float:
+    """How much of what ``early`` writes the ``kind`` ("Q", "K" or "V") side of ``late`` reads: ``‖AB‖/(‖A‖‖B‖)``.
+
+    Frobenius norms of the products in their true order; the paper's first version of its figure used ``‖BA‖``.
+    """
+    writes = W_OV(model, early)
+    reads = {"Q": W_QK(model, late), "K": W_QK(model, late).T, "V": W_OV(model, late)}[kind]
+    return (writes @ reads).norm() / (writes.norm() * reads.norm())
+
+
+def composition_scores(
+    model: AttentionOnlyTransformer, kind: str, layers: tuple[int, int] = (0, 1)
+) -> Float[Tensor, "early late"]:
+    """``composition_score`` of every head of one layer with every head of a later one."""
+    early, late = layers
+    heads = range(model.config.n_heads)
+    return torch.tensor([[composition_score(model, (early, e), (late, h), kind) for h in heads] for e in heads])

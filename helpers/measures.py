@@ -1,0 +1,328 @@
+"""What needs a forward pass: what heads attend to, what their attention is worth, and how losses fall.
+
+Losses are in nats per token. Positions count from 0, ``<START>``; the loss "at position t" is that of predicting
+the token at t from those before it.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from helpers.circuits import HeadReading, ov_circuit, qk_circuit
+from helpers.model import AttentionOnlyTransformer, Cache, Head
+from helpers.tokens import START, Bigrams
+
+
+def loss_per_token(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], **interventions
+) -> Float[Tensor, "batch pos-1"]:
+    """Cross-entropy of every token but the first, in nats; batches of 8 keep memory small."""
+    losses = []
+    with torch.no_grad():
+        for chunk in tokens.split(8):
+            log_probs = model(chunk, **interventions)[:, :-1].log_softmax(-1)
+            losses.append(-log_probs.gather(-1, chunk[:, 1:, None]).squeeze(-1))
+    return torch.cat(losses)
+
+
+def random_repeats(
+    d_vocab: int, length: int, n_copies: int = 2, n_samples: int = 16, seed: int = 0
+) -> Int[Tensor, "sample 1+n_copies*length"]:
+    """``<START>`` and then the same ``length`` different random tokens, ``n_copies`` times over."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [1 + torch.randperm(d_vocab - 1, generator=generator)[:length].repeat(n_copies) for _ in range(n_samples)]
+    return torch.cat([torch.full((n_samples, 1), START), torch.stack(rows)], dim=1)
+
+
+def induction_targets(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch dest src"]:
+    """True where an induction head should look: at sources that stand right after an earlier copy of the destination.
+
+    Source j is a target of destination t when ``tokens[j - 1] == tokens[t]`` and j ≤ t; with a repeat of N tokens
+    that is t - (N - 1), not t - N.
+    """
+    before = torch.cat([torch.full_like(tokens[:, :1], -1), tokens[:, :-1]], dim=1)
+    return (before[:, None, :] == tokens[:, :, None]).tril()
+
+
+def prefix_matching_score(
+    pattern: Float[Tensor, "batch head dest src"], tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, " head"]:
+    """Share of a head's attention that falls on induction targets, averaged over destinations that have one."""
+    targets = induction_targets(tokens)
+    on_target = (pattern * targets[:, None]).sum(-1)
+    has_target = targets.any(-1)[:, None].expand_as(on_target)
+    return torch.stack([on_target[:, h][has_target[:, h]].mean() for h in range(pattern.shape[1])])
+
+
+def previous_token_score(pattern: Float[Tensor, "batch head dest src"]) -> Float[Tensor, " head"]:
+    """Average attention that a head pays to the token right before, over every destination but the first."""
+    return pattern.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=(0, 2))
+
+
+def all_patterns(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]
+) -> list[Float[Tensor, "batch head dest src"]]:
+    """Every layer's attention pattern on ``tokens``; batches of 4 keep memory small."""
+    chunks = []
+    for chunk in tokens.split(4):
+        cache = Cache()
+        with torch.no_grad():
+            model.residual_stream(chunk, cache=cache)
+        chunks.append(cache.patterns)
+    return [torch.cat(layer) for layer in zip(*chunks, strict=True)]
+
+
+def prefix_matching_scores(
+    model: AttentionOnlyTransformer, length: int, n_samples: int = 16, seed: int = 0
+) -> Float[Tensor, "layer head"]:
+    """Prefix-matching score of every head on random tokens repeated once at distance ``length``."""
+    tokens = random_repeats(model.config.d_vocab, length, n_samples=n_samples, seed=seed)
+    scores = [prefix_matching_score(pattern, tokens) for pattern in all_patterns(model, tokens)]
+    return torch.stack(scores) if scores else torch.empty(0, model.config.n_heads)
+
+
+def previous_token_scores(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "layer head"]:
+    """Previous-token score of every head on the given text."""
+    scores = [previous_token_score(pattern) for pattern in all_patterns(model, tokens)]
+    return torch.stack(scores) if scores else torch.empty(0, model.config.n_heads)
+
+
+def repeated_random_loss(
+    model: AttentionOnlyTransformer, length: int = 20, n_samples: int = 16, seed: int = 0, **interventions
+) -> tuple[float, float]:
+    """Mean loss on the first and on the second copy of random tokens.
+
+    The first token of the second copy is left out: nothing says that the sequence starts again there.
+    """
+    tokens = random_repeats(model.config.d_vocab, length, n_samples=n_samples, seed=seed)
+    losses = loss_per_token(model, tokens, **interventions)
+    return losses[:, :length].mean().item(), losses[:, length + 1 :].mean().item()
+
+
+def in_context_learning_score(losses: Float[Tensor, "batch pos-1"], early: int = 50, width: int = 16) -> float:
+    """Loss late in the context minus loss around position ``early``, in nats; negative when context helps.
+
+    The follow-up paper (Olsson et al., 2022) takes tokens 500 and 50; here the last ``width`` positions and the
+    ``width`` positions around ``early``, each averaged, since the book's contexts are shorter.
+    """
+    near = losses[:, early - width // 2 - 1 : early + width // 2 - 1]
+    return (losses[:, -width:].mean() - near.mean()).item()
+
+
+def attention_by_offset(
+    pattern: Float[Tensor, "batch head dest src"], max_offset: int
+) -> Float[Tensor, "head max_offset+1"]:
+    """Average attention to the token 0, 1, … ``max_offset`` places back, over destinations that have such a token."""
+    return torch.stack(
+        [pattern.diagonal(offset=-offset, dim1=-2, dim2=-1).mean(dim=(0, 2)) for offset in range(max_offset + 1)], dim=1
+    )
+
+
+def value_weighted(
+    pattern: Float[Tensor, "batch head dest src"], values: Float[Tensor, "batch head src d_head"],
+    W_O: Float[Tensor, "head d_head d_model"],
+) -> Float[Tensor, "batch head dest src"]:
+    """Attention times the length of what it moves, ``A_ij ‖v_j W_O‖``: how much of each source arrives at all.
+
+    The paper weights by ``‖v_j‖``. The length after W_O does not depend on the basis in which values are written.
+    """
+    return pattern * torch.einsum("bhke,hed->bhkd", values, W_O).norm(dim=-1)[:, :, None, :]
+
+
+def logit_effect(
+    model: AttentionOnlyTransformer, head_output: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos-1"]:
+    """How much a head raises the logit of the token that really comes next, above its average over the vocabulary."""
+    centred = model.W_U - model.W_U.mean(1, keepdim=True)
+    return (head_output[:, :-1] * centred.T[tokens[:, 1:]]).sum(-1)
+
+
+def mean_outputs(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]
+) -> dict[Head, Float[Tensor, " d_model"]]:
+    """Each head's average output over ``tokens``: what to put in its place for a mean ablation."""
+    cache = Cache()
+    with torch.no_grad():
+        model.residual_stream(tokens, cache=cache)
+    return {(layer, head): cache.head_outputs[layer][:, head].mean(dim=(0, 1)) for layer, head in model.heads}
+
+
+# ---- skip-trigrams in text ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SkipTrigramCount:
+    """How often a text has ``destination out`` at all, and how often after ``source`` within some tokens."""
+
+    n_destination: int
+    n_out: int  # of those, followed by out
+    n_destination_after_source: int
+    n_out_after_source: int  # of those, followed by out
+
+    @property
+    def probability(self) -> float:
+        """P(out | destination, source before it)."""
+        return self.n_out_after_source / max(1, self.n_destination_after_source)
+
+    @property
+    def lift(self) -> float:
+        """How many times likelier ``out`` is after ``destination`` when ``source`` came before; 1 means no relation."""
+        return self.probability / max(1e-9, self.n_out / max(1, self.n_destination))
+
+
+def destinations_after(stream: np.ndarray, source: int, destination: int, max_gap: int) -> Int[np.ndarray, " n"]:
+    """Where ``destination`` stands (and a token follows) with a ``source`` 1 to ``max_gap`` tokens before it."""
+    destinations = np.flatnonzero(stream[:-1] == destination)
+    sources = np.append(-max_gap - 1, np.flatnonzero(stream == source))  # the first is too far from any destination
+    latest = sources[np.searchsorted(sources, destinations) - 1]
+    return destinations[destinations - latest <= max_gap]
+
+
+def find_skip_trigrams(
+    stream: np.ndarray, source: int, destination: int, out: int, max_gap: int
+) -> Int[np.ndarray, " n"]:
+    """The positions of ``destination`` in every ``source … destination out`` of a row of ids, in order."""
+    found = destinations_after(stream, source, destination, max_gap)
+    return found[stream[found + 1] == out]
+
+
+def count_skip_trigram(stream: np.ndarray, source: int, destination: int, out: int, max_gap: int) -> SkipTrigramCount:
+    """Count ``source … destination out`` in a row of ids, the source 1 to ``max_gap`` tokens before the destination."""
+    follows = stream[np.flatnonzero(stream[:-1] == destination) + 1]
+    follows_after_source = stream[destinations_after(stream, source, destination, max_gap) + 1]
+    return SkipTrigramCount(len(follows), int((follows == out).sum()),
+                            len(follows_after_source), int((follows_after_source == out).sum()))
+
+
+def most_frequent_rule(
+    stream: np.ndarray, reading: HeadReading, max_gap: int
+) -> tuple[int, int, SkipTrigramCount]:
+    """Of a reading's destinations and outs, the pair that the text has most often after the source, with its count."""
+    pairs = itertools.product(reading.destinations, reading.outs)
+    rules = [(d, o, count_skip_trigram(stream, reading.source, d, o, max_gap)) for d, o in pairs]
+    return max(rules, key=lambda rule: rule[2].n_out_after_source)
+
+
+def frequent_tokens(stream: np.ndarray, d_vocab: int, least: int = 1000) -> Int[Tensor, " token"]:
+    """The tokens that occur at least ``least`` times in a row of ids, in order of their id."""
+    counts = sum(np.bincount(part, minlength=d_vocab) for part in np.array_split(stream, 1 + len(stream) // 1_000_000))
+    return torch.from_numpy(np.flatnonzero(counts >= least))
+
+
+@dataclass(frozen=True)
+class SkipTrigramBug:
+    """Two skip-trigrams of the text, ``source … d1 out1`` and ``source … d2 out2``, that one head cannot have
+    without ``source … d1 out2``, which the text does not have ("Skip-Trigram Bugs")."""
+
+    source: int
+    first: tuple[int, int]  # (d1, out1), with its count
+    second: tuple[int, int]
+    n_first: int
+    n_second: int
+    n_crossed: int  # how often the text has out2 after d1
+    effect: float  # how far the head moves the crossed pair: the smaller of its QK and OV entries, nats
+
+
+def bigrams_after(stream: np.ndarray, source: int, max_gap: int) -> dict[tuple[int, int], int]:
+    """How often each pair of neighbours stands within ``max_gap`` tokens after ``source``."""
+    sources = np.flatnonzero(stream == source)
+    edges = np.zeros(len(stream) + max_gap + 1, dtype=np.int32)
+    np.add.at(edges, sources + 1, 1)
+    np.add.at(edges, sources + 1 + max_gap, -1)
+    near = np.flatnonzero(edges.cumsum()[: len(stream) - 1] > 0)
+    codes, counts = np.unique(stream[near].astype(np.int64) << 16 | stream[near + 1], return_counts=True)
+    return {(int(c >> 16), int(c & 0xFFFF)): int(n) for c, n in zip(codes, counts, strict=True)}
+
+
+def skip_trigram_bugs(
+    model: AttentionOnlyTransformer, head: Head, source: int, stream: np.ndarray, least: int = 20, n: int = 3
+) -> list[SkipTrigramBug]:
+    """The strongest bugs of a head for one source token, found by search.
+
+    Both skip-trigrams occur at least ``least`` times, the head attends from both destinations to the source more
+    than on average (QK > 0) and raises both outs (OV > 0); the crossed pair is at most a hundredth as frequent.
+    """
+    counts = bigrams_after(stream, source, model.config.n_ctx)
+    wanted = qk_circuit(model, head).centred().columns(source)
+    raised = ov_circuit(model, head).centred().rows(source)
+    strength = {(d, o): min(wanted[d].item(), raised[o].item()) for (d, o), count in counts.items() if count >= least}
+    real = sorted((pair for pair, s in strength.items() if s > 0), key=strength.get, reverse=True)[:100]
+    found = []
+    for first, second in itertools.permutations(real, 2):
+        crossed = counts.get((first[0], second[1]), 0)
+        if first[0] != second[0] and crossed <= 0.01 * min(counts[first], counts[second]):
+            effect = min(wanted[first[0]].item(), raised[second[1]].item())
+            found.append(SkipTrigramBug(source, first, second, counts[first], counts[second], crossed, effect))
+    return sorted(found, key=lambda bug: bug.effect, reverse=True)[:n]
+
+
+# ---- bigrams ("Zero-Layer Transformers") -----------------------------------------------------------------------
+
+
+def direct_path(model: AttentionOnlyTransformer) -> Float[Tensor, "token next"]:
+    """The paper's ``W_U W_E`` read as a bigram model: each row of our ``W_E W_U`` through a log-softmax.
+
+    67 MB at 4,096 tokens, made some rows at a time.
+    """
+    table = model.W_E.new_empty(model.config.d_vocab, model.config.d_vocab)
+    with torch.no_grad():
+        for rows, embedded in zip(table.split(512), model.W_E.split(512), strict=True):
+            torch.log_softmax(embedded @ model.W_U, dim=-1, out=rows)
+    return table
+
+
+def bigram_log_probs(counts: Bigrams, at: Bigrams | None = None, prior: float = 0.0) -> Float[Tensor, " pair"]:
+    """What a text's counts say of each pair of ``at``: ``log (count(a b) / count(a))``; by default of its own pairs.
+
+    With a ``prior``, each token is taken to have been there that many times more, followed by whatever is frequent;
+    without one, a pair that the text does not have gets minus infinity.
+    """
+    at = at or counts
+    codes, wanted = (b.first * b.d_vocab + b.second for b in (counts, at))
+    place = torch.searchsorted(codes, wanted).clamp(max=len(codes) - 1)
+    times = torch.where(codes[place] == wanted, counts.times[place], 0)
+    expected = prior * (counts.closed.double() / counts.n)[at.second]
+    return ((times + expected) / (counts.opened.double()[at.first] + prior)).nan_to_num(0).log()
+
+
+def bigram_losses(log_probs: Float[Tensor, " pair"], counts: Bigrams) -> Float[Tensor, " token"]:
+    """Mean cross-entropy, in nats, of what comes after each token; 0 after a token that nothing follows.
+
+    ``log_probs`` is what a model gives to each pair of ``counts``: ``table[counts.pairs]``. With the text's own
+    ``bigram_log_probs(counts)`` it is the least possible, the entropy of what comes next.
+    """
+    nats = torch.zeros(counts.d_vocab, dtype=torch.double)
+    nats.index_add_(0, counts.first, -counts.times * log_probs.double())
+    return nats / counts.opened.clamp(min=1)
+
+
+def bigram_loss(log_probs: Float[Tensor, " pair"], counts: Bigrams) -> float:
+    """Mean cross-entropy of a bigram model on all bigrams of a text, nats; ``log_probs`` as for ``bigram_losses``."""
+    return -(counts.times * log_probs.double()).sum().item() / counts.n
+
+
+def own_token_ranks(table: Float[Tensor, "token next"]) -> Int[Tensor, " token"]:
+    """The place of each token in its own row, 1 for the likeliest: how much it predicts that it comes again."""
+    parts = zip(table.split(512), table.diagonal().split(512), strict=True)
+    return torch.cat([1 + (rows > own[:, None]).sum(1) for rows, own in parts])
+
+
+def pearson(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
+    """Linear correlation."""
+    return torch.corrcoef(torch.stack([x, y]).double())[0, 1].item()
+
+
+def spearman(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
+    """Correlation of ranks: 1 for any increasing relation. Equal values share the mean of their ranks."""
+    return pearson(_ranks(x), _ranks(y))
+
+
+def _ranks(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    _, place, ties = x.unique(return_inverse=True, return_counts=True)
+    return (ties.cumsum(0) - (ties - 1) / 2)[place]

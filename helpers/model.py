@@ -1,0 +1,214 @@
+"""The transformer of the paper: attention and nothing else ("Model Simplifications" and "Transformer Overview").
+
+Row vectors throughout: a residual stream ``x`` is ``[batch, pos, d_model]`` and a weight acts as ``x @ W``. The
+paper writes columns, so each of its matrices is the transpose of ours. There is no LayerNorm and no bias, and
+positions enter the queries and the keys only; so once the attention patterns are fixed, the logits are a linear
+function of the tokens, exactly.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, einsum, nn
+
+from helpers import ReaderError
+from helpers.tokens import write_atomically
+
+Head = tuple[int, int]  # (layer, head), both from 0, as in the paper's "head 0:7"
+Replacements = Mapping[Head, Tensor | float]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a model; those of the book's models by default."""
+
+    n_layers: int = 2
+    n_heads: int = 12  # per layer
+    d_model: int = 384  # width of the residual stream
+    d_head: int = 32
+    d_vocab: int = 4096
+    n_ctx: int = 256  # tokens in a context, <START> included
+    positional_amplitude: float = 1.0
+
+    def __post_init__(self):
+        sizes = self.n_layers + 1, self.n_heads, self.d_model, self.d_head, self.d_vocab, self.n_ctx
+        if min(sizes) < 1 or self.d_model % 2:
+            raise ReaderError(f"No model has these sizes: {self}. All are positive, n_layers may be 0, d_model even.")
+
+
+@dataclass
+class Cache:
+    """What a forward pass computed on its way, a tensor per layer. Heads come before positions in attention."""
+
+    residual: list[Float[Tensor, "batch pos d_model"]] = field(default_factory=list)  # n_layers + 1 of them
+    scores: list[Float[Tensor, "batch head dest src"]] = field(default_factory=list)  # before the softmax
+    patterns: list[Float[Tensor, "batch head dest src"]] = field(default_factory=list)
+    values: list[Float[Tensor, "batch head pos d_head"]] = field(default_factory=list)
+    head_outputs: list[Float[Tensor, "batch head pos d_model"]] = field(default_factory=list)
+
+
+class AttentionOnlyTransformer(nn.Module):
+    """``logits = (x + sum of all heads) @ W_U`` with ``x = W_E[tokens]``; any number of layers, also none."""
+
+    def __init__(self, config: ModelConfig, seed: int = 0):
+        super().__init__()
+        self.config = c = config
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int, std: float) -> nn.Parameter:
+            return nn.Parameter(torch.randn(*shape, generator=generator) * std)
+
+        per_head = (c.n_layers, c.n_heads)
+        self.W_E = normal(c.d_vocab, c.d_model, std=0.5)
+        self.W_Q = normal(*per_head, c.d_model, c.d_head, std=c.d_model**-0.5)
+        self.W_K = normal(*per_head, c.d_model, c.d_head, std=c.d_model**-0.5)
+        self.W_V = normal(*per_head, c.d_model, c.d_head, std=c.d_model**-0.5)
+        self.W_O = normal(*per_head, c.d_head, c.d_model, std=(2 * max(1, c.n_layers) * c.n_heads * c.d_head) ** -0.5)
+        self.W_U = normal(c.d_model, c.d_vocab, std=0.02)
+        self.register_buffer("W_pos", c.positional_amplitude * sinusoids(c.n_ctx, c.d_model), persistent=False)
+        self.register_buffer("future", torch.ones(c.n_ctx, c.n_ctx, dtype=torch.bool).triu(1), persistent=False)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        patterns: list[Float[Tensor, "batch head dest src"]] | None = None,
+        replace: Replacements | None = None,
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits of the next token at every position.
+
+        Args:
+            patterns: attention to use in each layer in place of the model's own ("freezing" it).
+            replace: for some heads, what they write in place of their output: anything that broadcasts to
+                ``[batch, pos, d_model]``. ``{(1, 3): 0.0}`` ablates head 1:3; its mean output mean-ablates it.
+        """
+        return self.residual_stream(tokens, patterns=patterns, replace=replace) @ self.W_U
+
+    def run_with_cache(
+        self, tokens: Int[Tensor, "batch pos"], **interventions
+    ) -> tuple[Float[Tensor, "batch pos d_vocab"], Cache]:
+        """The logits and everything computed on the way; takes the same interventions as calling the model."""
+        cache = Cache()
+        return self.residual_stream(tokens, cache=cache, **interventions) @ self.W_U, cache
+
+    def residual_stream(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        patterns: list[Float[Tensor, "batch head dest src"]] | None = None,
+        replace: Replacements | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """The residual stream after the last layer; fills ``cache`` if one is given."""
+        self._check(tokens, replace or {})
+        residual = self.W_E[tokens]
+        for layer in range(self.config.n_layers):
+            scores, pattern = (None, patterns[layer]) if patterns is not None else self.attention(residual, layer)
+            values = einsum("bpd,hde->bhpe", residual, self.W_V[layer])
+            mixed = einsum("bhqk,bhke->bhqe", pattern, values)
+            if cache is None and not replace:
+                attn_out = einsum("bhqe,hed->bqd", mixed, self.W_O[layer])
+            else:
+                head_outputs = einsum("bhqe,hed->bhqd", mixed, self.W_O[layer])
+                for (at_layer, head), output in (replace or {}).items():
+                    if at_layer == layer:
+                        head_outputs[:, head] = output
+                attn_out = head_outputs.sum(1)
+            if cache is not None:
+                cache.residual.append(residual)
+                cache.scores.append(scores)
+                cache.patterns.append(pattern)
+                cache.values.append(values)
+                cache.head_outputs.append(head_outputs)
+            residual = residual + attn_out
+        if cache is not None:
+            cache.residual.append(residual)
+        return residual
+
+    def attention(
+        self, residual: Float[Tensor, "batch pos d_model"], layer: int
+    ) -> tuple[Float[Tensor, "batch head dest src"], Float[Tensor, "batch head dest src"]]:
+        """Scores and pattern of a layer's heads: who attends to whom, the only non-linear step of the model."""
+        n = residual.shape[1]
+        positioned = residual + self.W_pos[:n]
+        queries = einsum("bpd,hde->bhpe", positioned, self.W_Q[layer] / math.sqrt(self.config.d_head))
+        keys = einsum("bpd,hde->bhpe", positioned, self.W_K[layer])
+        scores = einsum("bhqe,bhke->bhqk", queries, keys).masked_fill(self.future[:n, :n], -torch.inf)
+        return scores, scores.softmax(dim=-1)
+
+    def _check(self, tokens: Int[Tensor, "batch pos"], replace: Replacements) -> None:
+        if missing := set(replace) - set(self.heads):
+            raise ReaderError(f"This model has no head {sorted(missing)[0]}: name heads as (layer, head), from (0, 0) "
+                              f"to {self.heads[-1] if self.heads else 'none'}.")
+        if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= self.config.n_ctx:
+            raise ReaderError(f"Tokens of shape {list(tokens.shape)} do not fit: "
+                              f"the model takes [batch, pos] with 1 to {self.config.n_ctx} positions.")
+
+    @property
+    def heads(self) -> list[Head]:
+        """Every head of the model as (layer, head)."""
+        return [(layer, head) for layer in range(self.config.n_layers) for head in range(self.config.n_heads)]
+
+
+def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
+    """Sines in the first half of the dimensions, cosines in the second, wavelengths from 2π to 2π·n_ctx positions.
+
+    Longer waves would hardly change within a context; so more dimensions can tell neighbours apart.
+    """
+    frequencies = float(n_ctx) ** (-torch.arange(0, d_model, 2) / d_model)
+    angles = torch.arange(n_ctx)[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------
+
+
+def save_model(model: AttentionOnlyTransformer, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically."""
+    folder = Path(folder)
+    weights = {name: weight.detach().to(dtype).contiguous() for name, weight in model.named_parameters()}
+    write_or_explain(folder / "model.safetensors", lambda f: f.write(to_safetensors(weights)))
+    config = json.dumps(asdict(model.config), indent=1) + "\n"
+    write_or_explain(folder / "config.json", lambda f: f.write(config.encode()))
+
+
+def write_or_explain(file: Path, write: Callable) -> None:
+    """``write_atomically`` in a folder made for it, with a sentence in place of an OSError."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, write)
+    except OSError as error:
+        raise ReaderError(f"{file} could not be written ({error.strerror}): free some space or choose another folder; "
+                          "what was there before is unharmed.") from error
+
+
+def load_model(folder: Path) -> AttentionOnlyTransformer:
+    """The model that ``save_model`` wrote to ``folder``, in float32 and ready to be used.
+
+    Raises:
+        ReaderError: a file is missing or damaged, or the weights have other shapes than ``config.json`` says.
+    """
+    folder = Path(folder)
+    try:
+        config = ModelConfig(**json.loads((folder / "config.json").read_text("utf8")))
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, TypeError, SafetensorError) as error:
+        raise ReaderError(f"The model in {folder} is missing or damaged ({type(error).__name__}): "
+                          "bring it back with 'git checkout data', or train it again.") from error
+    model = AttentionOnlyTransformer(config)
+    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if expected != found:
+        name = next(n for n in (expected | found) if expected.get(n) != found.get(n))
+        raise ReaderError(f"The weights in {folder} do not fit their config.json: {name} is {found.get(name)}, not "
+                          f"{expected.get(name)}. Bring both files back with 'git checkout data'.")
+    model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    return model.requires_grad_(False).eval()

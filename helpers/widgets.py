@@ -1,0 +1,502 @@
+"""Explorers: things of the book to try out with text and heads of one's own.
+
+Each is two functions. ``explore_x`` is pure: from what the reader chose to what was found, with a ReaderError for
+what cannot be. ``x_explorer`` puts controls before it. What is shown is made of the pictures, tables and views of
+the chapters, and is saved with the notebook as it first was, so that a page reads well where nothing runs.
+"""
+
+import html
+import itertools
+import textwrap
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import ipywidgets
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from helpers import ReaderError
+from helpers.circuits import HeadReading, read_head
+from helpers.figures import Table, bars, code
+from helpers.measures import (
+    destinations_after,
+    frequent_tokens,
+    loss_per_token,
+    mean_outputs,
+    random_repeats,
+    repeated_random_loss,
+)
+from helpers.model import AttentionOnlyTransformer, Head, Replacements
+from helpers.tokens import Bigrams, EncodedCorpus, Tokenizer
+from helpers.views import Pane, Sight, attention_view, parts, show_both, token_view
+
+LOCK = threading.RLock()  # held by whoever runs a model: a front end may call back in another thread
+RANDOM_LENGTH, RANDOM_SAMPLES = 20, 4  # the repeated random text: tokens in a copy, texts
+
+
+class Explorer:
+    """Controls, and below them what ``show`` makes of their values; one sentence instead if they make no sense.
+
+    Args:
+        show: called with the controls' values by name, returns pictures, tables and views, always as many.
+        controls: widgets with a value, in the order of ``show``'s arguments.
+        arrangement: a widget that lays the controls out; one below the other by default.
+
+    Raises:
+        ReaderError: already the first values make no sense.
+    """
+
+    def __init__(
+        self, show: Callable[..., Sequence[Sight]], controls: dict[str, ipywidgets.ValueWidget],
+        arrangement: ipywidgets.Widget | None = None,
+    ):
+        self._show, self.controls = show, controls
+        self.message = ipywidgets.HTML()
+        with LOCK:
+            self.panes = [Pane(part) for part in self._parts()]
+        self._settings = self._in_words()
+        self._panel = ipywidgets.VBox([arrangement or ipywidgets.VBox([*controls.values()]), self.message])
+        for control in controls.values():
+            control.observe(self._refresh, names="value")
+
+    def _parts(self) -> list:
+        values = {name: control.value for name, control in self.controls.items()}
+        return [part for sight in self._show(**values) for part in parts(sight)]
+
+    def _refresh(self, _change) -> None:
+        with LOCK:
+            try:
+                found, sentence = self._parts(), ""
+            except ReaderError as error:
+                found, sentence = [None] * len(self.panes), str(error)
+            except Exception as error:
+                self._say(f"This did not work ({type(error).__name__}: {error}): choose something else.")
+                raise
+            for pane, part in zip(self.panes, found, strict=True):
+                pane.show(part)
+            self._say(sentence)
+
+    def _say(self, sentence: str) -> None:
+        self.message.value = f'<p role="alert"><b>{html.escape(sentence)}</b></p>' if sentence else ""
+
+    def _in_words(self) -> str:
+        """The settings of the controls, for the saved page. Buttons that are not pressed go without saying."""
+        settings = []
+        for control in self.controls.values():
+            if isinstance(control.value, bool):
+                settings += [f"{control.description} pressed"] * control.value
+            else:
+                value = getattr(control, "label", control.value)
+                settings.append(f"{control.description.lower()} {code(textwrap.shorten(str(value), 60) or '…')}")
+        return f"**Explorer**, as saved with {', '.join(settings)}. Run this cell to change that."
+
+    def _ipython_display_(self) -> None:
+        show_both(self._panel, {"text/markdown": self._settings, "text/plain": self._settings})
+        for pane in self.panes:
+            pane._ipython_display_()
+
+
+# ---- controls -------------------------------------------------------------------------------------------------
+
+
+def text_box(text: str) -> ipywidgets.Textarea:
+    return ipywidgets.Textarea(text, description="Text", continuous_update=False, placeholder="Type a text",
+                               layout={"width": "98%", "height": "6em"},
+                               tooltip="Type, then press Tab or click elsewhere")
+
+
+def token_box(token: str, description: str) -> ipywidgets.Text:
+    """A field for one token; ␣, ↵ and → may be typed for a space, a new line and a tab."""
+    return ipywidgets.Text(token, description=description, continuous_update=False, tooltip="Type, then press Enter",
+                           placeholder="one token, such as ␣self", style={"description_width": "initial"})
+
+
+def head_menu(model: AttentionOnlyTransformer, head: Head) -> ipywidgets.Dropdown:
+    """Raises ReaderError if the model has no such head."""
+    _check_heads(model, [head])
+    return ipywidgets.Dropdown(options=[(head_name(h), h) for h in model.heads], value=tuple(head), description="Head")
+
+
+def head_name(head: Head) -> str:
+    return f"{head[0]}:{head[1]}"
+
+
+def _check_heads(model: AttentionOnlyTransformer, heads: Sequence[Head]) -> None:
+    for head in heads:
+        if tuple(head) not in model.heads:
+            raise ReaderError(f"There is no head {head_name(head)}: this model has {model.config.n_layers} layers of "
+                              f"{model.config.n_heads} heads, both counted from 0.")
+
+
+def token_of(tokenizer: Tokenizer, text: str) -> int:
+    """The one token that ``text`` is, written as it is or as the book shows it (␣self, ↵).
+
+    Raises:
+        ReaderError: it is not one token of the vocabulary.
+    """
+    if len(text) > 100:
+        raise ReaderError(f"A text of {len(text):,} letters is not one token of the vocabulary: type a shorter one.")
+    try:
+        return tokenizer.token(text)
+    except ReaderError:
+        as_shown = {tokenizer.show(token): token for token in range(tokenizer.d_vocab)}
+        if text not in as_shown:
+            raise
+        return as_shown[text]
+
+
+# ---- a token and its bigrams ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A token that may come next, with its probability in the model and in the corpus."""
+
+    token: str  # as shown
+    model: float
+    corpus: float
+
+
+@dataclass(frozen=True)
+class BigramReading:
+    """What comes after one token: the row of the model's bigram table, and the row of the corpus'."""
+
+    token: int
+    n: int  # how often the corpus has the token, with another after it
+    model: list[Continuation]  # the model's likeliest, in order
+    corpus: list[Continuation]  # the corpus' most frequent; fewer or none if it has fewer
+    divergence: float  # KL(corpus ‖ model) of the whole row, nats; 0 for a token that the corpus does not have
+
+
+def explore_bigram(
+    token_text: str, model: AttentionOnlyTransformer, tokenizer: Tokenizer, counts: Bigrams, n: int = 8
+) -> BigramReading:
+    """The ``n`` likeliest next tokens after one token, by the model's direct path and by the counts of a corpus.
+
+    Raises:
+        ReaderError: not one token of the vocabulary, or the model or the counts are of another vocabulary.
+    """
+    token = token_of(tokenizer, token_text)
+    if not model.config.d_vocab == counts.d_vocab == tokenizer.d_vocab:
+        raise ReaderError(f"The tokenizer has {tokenizer.d_vocab} tokens, the model {model.config.d_vocab} and the "
+                          f"counts {counts.d_vocab}: take all three from the same corpus.")
+    with torch.no_grad():
+        log_probs = (model.W_E[token] @ model.W_U).log_softmax(-1)
+    row = counts.row(token)
+    frequencies = row.double() / max(1, int(row.sum()))
+    seen = row > 0
+    divergence = (frequencies * (frequencies.log() - log_probs))[seen].sum().item()
+
+    def continuations(likeliest: Int[Tensor, " next"]) -> list[Continuation]:
+        return [Continuation(tokenizer.show(i), log_probs[i].exp().item(), frequencies[i].item())
+                for i in likeliest.tolist()]
+
+    by_model = continuations(log_probs.topk(min(n, tokenizer.d_vocab)).indices)
+    by_count = continuations(row.argsort(descending=True, stable=True)[: min(n, int(seen.sum()))])
+    return BigramReading(token, int(row.sum()), by_model, by_count, divergence)
+
+
+def bigram_explorer(
+    model: AttentionOnlyTransformer, tokenizer: Tokenizer, counts: Bigrams, token: str, suggestions: Sequence[str]
+) -> Explorer:
+    """Type a token, or choose one of ``suggestions``: what comes next in the model and in the corpus, side by side."""
+    box = token_box(token, "Token")
+    names = [tokenizer.show(token_of(tokenizer, suggestion)) for suggestion in suggestions]
+    menu = ipywidgets.Dropdown(options=[("choose one …", ""), *((name, name) for name in names)], value="",
+                               description="Suggestions", style={"description_width": "initial"})
+
+    def take_suggestion(change) -> None:
+        if change.new:
+            box.value = change.new
+
+    def forget_suggestion(change) -> None:
+        menu.value = change.new if change.new in names else ""
+
+    menu.observe(take_suggestion, names="value")
+    box.observe(forget_suggestion, names="value")
+
+    def show(token: str) -> list[Sight]:
+        return [bigram_table(explore_bigram(token, model, tokenizer, counts), tokenizer)]
+
+    return Explorer(show, {"token": box}, ipywidgets.VBox([menu, box]))
+
+
+def bigram_table(reading: BigramReading, tokenizer: Tokenizer) -> Table:
+    """The model's likeliest continuations on the left, the corpus' most frequent on the right."""
+    left = [[code(c.token), f"{c.model:.1%}", f"{c.corpus:.1%}"] for c in reading.model]
+    right = [[code(c.token), f"{c.corpus:.1%}", f"{c.model:.1%}"] for c in reading.corpus]
+    rows = [[*a, *b] for a, b in itertools.zip_longest(left, right, fillvalue=["", "", ""])]
+    shown = code(tokenizer.show(reading.token))
+    times = f"has {shown} {reading.n:,} times; its row diverges from the model's by {reading.divergence:.2f} nats"
+    caption = f"After {shown}. The corpus {times if reading.n else f'never has anything after {shown}'}."
+    header = ["likeliest in the model", "model", "corpus", "most frequent in the corpus", "corpus", "model"]
+    return Table(header, rows, caption)
+
+
+# ---- a text and a head ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextReading:
+    """What a head looks at in a text, and what the model expects at every position of it."""
+
+    tokens: list[str]  # as shown, <START> first
+    pattern: Float[Tensor, "dest src"]
+    likely: list[list[tuple[str, float]]]  # at each position, the five likeliest next tokens with their probability
+    loss: Float[Tensor, " pos-1"]  # of each token but the first, nats
+
+
+def explore_text(
+    text: str, model: AttentionOnlyTransformer, tokenizer: Tokenizer, layer: int, head: int
+) -> TextReading:
+    """Attention of one head on ``text``, and the model's predictions.
+
+    Raises:
+        ReaderError: no such head; the text is empty or longer than the context.
+    """
+    _check_heads(model, [(layer, head)])
+    tokens = tokenizer.prompt(text, model.config.n_ctx)
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(tokens)
+    log_probs = logits[0].log_softmax(-1)
+    best = log_probs.topk(min(5, tokenizer.d_vocab))
+    likely = [list(zip(tokenizer.show_all(ids), probabilities, strict=True))
+              for ids, probabilities in zip(best.indices.tolist(), best.values.exp().tolist(), strict=True)]
+    loss = -log_probs[:-1].gather(1, tokens[0, 1:, None])[:, 0]
+    return TextReading(tokenizer.show_all(tokens[0]), cache.patterns[layer][0, head], likely, loss)
+
+
+def text_explorer(
+    model: AttentionOnlyTransformer, tokenizer: Tokenizer, text: str, head: Head, position: int | None = None
+) -> Explorer:
+    """Type a text, choose a head and a position: the loss of each token, the head's attention, the next token.
+
+    ``position`` is by default the last that has a next token.
+    """
+    n = tokenizer.prompt(text, model.config.n_ctx).shape[1]
+    slider = ipywidgets.IntSlider(n - 2 if position is None else position, 0, n - 1, description="Position",
+                                  continuous_update=False)
+    box = text_box(text)
+
+    def fit_slider(change) -> None:
+        slider.max = min(len(tokenizer.encode(change.new[:10_000])), model.config.n_ctx - 1)
+
+    def show(text: str, head: Head, position: int) -> list[Sight]:
+        reading = explore_text(text, model, tokenizer, *head)
+        mean_loss = f"Mean loss {reading.loss.mean():.2f} nats a token."
+        return [
+            token_view(reading.tokens, _from_start(reading.loss), "loss, nats", mean_loss),
+            attention_view(reading.tokens, reading.pattern[None], [head_name(head)]),
+            prediction_table(reading, min(position, len(reading.tokens) - 1)),
+        ]
+
+    box.observe(fit_slider, names="value")
+    return Explorer(show, {"text": box, "head": head_menu(model, head), "position": slider})
+
+
+def _from_start(losses: Float[Tensor, " pos-1"]) -> Float[Tensor, " pos"]:
+    """The same with a 0 for ``<START>``, which nothing predicts."""
+    return torch.cat([losses.new_zeros(1), losses])
+
+
+def prediction_table(reading: TextReading, position: int) -> Table:
+    """The five likeliest tokens after ``position``, and what the text has there."""
+    caption = f"After {code(reading.tokens[position])} (position {position})"
+    if position < len(reading.loss):
+        loss = reading.loss[position]
+        caption += (f" the text goes on with {code(reading.tokens[position + 1])}: "
+                    f"probability {(-loss).exp():.1%}, loss {loss:.2f} nats.")
+    else:
+        caption += " the text ends."
+    rows = [[code(token), f"{probability:.1%}"] for token, probability in reading.likely[position]]
+    return Table(["likely next token", "probability"], rows, caption)
+
+
+# ---- a source token and a head of the one-layer model ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A skip-trigram ``source … destination out`` that the corpus has, and one place where."""
+
+    destination: int
+    out: int
+    n: int  # how often
+    n_destination: int  # how often the destination comes after the source at all
+    before: list[int]  # the tokens of the example up to the source
+    between: list[int]  # from the source to the destination
+
+
+def explore_head(
+    head: Head, source_text: str, model: AttentionOnlyTransformer, corpus: EncodedCorpus,
+    among: Int[Tensor, " token"] | None = None, n_examples: int = 5,
+) -> tuple[HeadReading, list[Example]]:
+    """The destinations and outs of a head for one source token, and where the corpus bears them out.
+
+    Only tokens of ``among`` are considered, by default those that come at least once in 40,000 tokens.
+
+    Raises:
+        ReaderError: no such head, or the source is not one token of the vocabulary.
+    """
+    _check_heads(model, [head])
+    source = token_of(corpus.tokenizer, source_text)
+    among = common_tokens(corpus) if among is None else among
+    with torch.no_grad():
+        reading = read_head(model, tuple(head), source, among, n=min(5, len(among)))
+    found = [example for destination in reading.destinations
+             for example in _examples(corpus.train, source, destination, reading.outs, model.config.n_ctx - 1)]
+    return reading, sorted(found, key=lambda example: -example.n)[:n_examples]
+
+
+def common_tokens(corpus: EncodedCorpus) -> Int[Tensor, " token"]:
+    return frequent_tokens(corpus.train, corpus.tokenizer.d_vocab, max(1, len(corpus.train) // 40_000))
+
+
+def _examples(stream: np.ndarray, source: int, destination: int, outs: list[int], max_gap: int) -> list[Example]:
+    """For each of ``outs`` that the text has: how often, and a place where the source is some eight tokens away."""
+    places = destinations_after(stream, source, destination, max_gap)
+    sources = np.flatnonzero(stream == source)
+    examples = []
+    for out in outs:
+        ends = places[stream[places + 1] == out]
+        if len(ends):
+            starts = sources[np.searchsorted(sources, ends) - 1]
+            i = np.abs(ends - starts - 8).argmin()
+            before, between = stream[max(0, starts[i] - 5) : starts[i]], stream[starts[i] + 1 : ends[i]]
+            examples.append(Example(destination, out, len(ends), len(places), before.tolist(), between.tolist()))
+    return examples
+
+
+def head_explorer(model: AttentionOnlyTransformer, corpus: EncodedCorpus, source: str, head: Head) -> Explorer:
+    """Type a source token, choose a head: its destinations, its outs, and skip-trigrams of both in the corpus."""
+    among = common_tokens(corpus)
+    box = token_box(corpus.tokenizer.show(token_of(corpus.tokenizer, source)), "Source token")
+
+    def show(source: str, head: Head) -> list[Sight]:
+        reading, examples = explore_head(head, source, model, corpus, among)
+        return [reading_table(reading, corpus.tokenizer), example_table(reading, examples, corpus.tokenizer)]
+
+    return Explorer(show, {"source": box, "head": head_menu(model, head)})
+
+
+def reading_table(reading: HeadReading, tokenizer: Tokenizer) -> Table:
+    """The largest entries of both circuits, side by side."""
+    pairs = zip(reading.destinations, reading.wanted, reading.outs, reading.raised, strict=True)
+    rows = [[code(tokenizer.show(d)), f"{wanted:+.2f}", code(tokenizer.show(o)), f"{raised:+.2f}"]
+            for d, wanted, o, raised in pairs]
+    return Table(["attends to it most", "QK, nats", "made likelier", "OV, nats"], rows,
+                 f"Head {head_name(reading.head)} and the source {code(tokenizer.show(reading.source))}: the largest "
+                 "entries of its QK column (each row's mean taken off) and of its OV row.")
+
+
+def example_table(reading: HeadReading, examples: list[Example], tokenizer: Tokenizer) -> Table:
+    """Skip-trigrams that the corpus has, each with a line of text around it."""
+
+    def words(ids: list[int]) -> str:
+        return code("".join(tokenizer.show_all(ids))) if ids else ""
+
+    rows = []
+    for e in examples:
+        source, destination, out = (f"**{words([token])}**" for token in (reading.source, e.destination, e.out))
+        line = f"{words(e.before)} {source} {_shortened(e.between, words)} {destination} → {out}"
+        rows.append([f"{e.n:,} of {e.n_destination:,}", line])
+    caption = "How often destination and out come after the source in the corpus, of how often the destination does."
+    return Table(["times", "for example"], rows, caption if rows else "The corpus has no skip-trigram of these tokens.")
+
+
+def _shortened(ids: list[int], words: Callable[[list[int]], str], longest: int = 16) -> str:
+    half = longest // 2
+    return words(ids) if len(ids) <= longest else f"{words(ids[:half])} … {words(ids[-half:])}"
+
+
+# ---- taking heads away ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AblationReading:
+    """Losses in nats, of the intact model and of the one without some heads."""
+
+    tokens: list[str]  # of the text, <START> first
+    intact: Float[Tensor, " pos-1"]
+    ablated: Float[Tensor, " pos-1"]
+    random_intact: tuple[float, float]  # on the first and on the second copy of random tokens
+    random_ablated: tuple[float, float]
+
+
+def explore_ablation(
+    text: str, model: AttentionOnlyTransformer, tokenizer: Tokenizer, ablated_heads: Sequence[Head], kind: str = "zero"
+) -> AblationReading:
+    """Take heads away and see what it costs, on ``text`` and on random tokens that come twice.
+
+    What a head writes becomes nothing (``kind`` "zero") or its average over the very tokens that are read ("mean").
+
+    Raises:
+        ReaderError: no such head; the text is empty or longer than the context; another ``kind``.
+    """
+    if kind not in ("zero", "mean"):
+        raise ReaderError(f"The kind of ablation is {kind!r}: choose 'zero' or 'mean'.")
+    _check_heads(model, ablated_heads)
+    tokens = tokenizer.prompt(text, model.config.n_ctx)
+    random = random_repeats(model.config.d_vocab, RANDOM_LENGTH, n_samples=RANDOM_SAMPLES)
+    with torch.no_grad():
+        on_text, on_random = (_replacements(model, t, ablated_heads, kind) for t in (tokens, random))
+    return AblationReading(
+        tokens=tokenizer.show_all(tokens[0]),
+        intact=loss_per_token(model, tokens)[0],
+        ablated=loss_per_token(model, tokens, replace=on_text)[0],
+        random_intact=repeated_random_loss(model, RANDOM_LENGTH, n_samples=RANDOM_SAMPLES),
+        random_ablated=repeated_random_loss(model, RANDOM_LENGTH, n_samples=RANDOM_SAMPLES, replace=on_random),
+    )
+
+
+def _replacements(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], heads: Sequence[Head], kind: str
+) -> Replacements:
+    means = mean_outputs(model, tokens) if kind == "mean" and heads else {}
+    return {tuple(head): means.get(tuple(head), 0.0) for head in heads}
+
+
+def ablation_explorer(
+    model: AttentionOnlyTransformer, tokenizer: Tokenizer, text: str, ablated_heads: Sequence[Head] = ()
+) -> Explorer:
+    """A button for each head that takes it away: the losses move, and the tokens show where."""
+    box = text_box(text)
+    kind = ipywidgets.Dropdown(options=["zero", "mean"], description="Ablation",
+                               tooltip="What takes the place of a head's output")
+    buttons = {head_name(head): _toggle(head, head in [tuple(h) for h in ablated_heads]) for head in model.heads}
+
+    def show(text: str, kind: str, **pressed: bool) -> list[Sight]:
+        gone = [head for head in model.heads if pressed[head_name(head)]]
+        return ablation_sights(explore_ablation(text, model, tokenizer, gone, kind), gone)
+
+    rows = [ipywidgets.HBox([ipywidgets.Label(f"Take away, layer {layer}:", layout={"width": "11em"}),
+                             *(buttons[head_name(head)] for head in model.heads if head[0] == layer)],
+                            layout={"flex_flow": "row wrap"})
+            for layer in range(model.config.n_layers)]
+    return Explorer(show, {"text": box, "kind": kind, **buttons}, ipywidgets.VBox([box, kind, *rows]))
+
+
+def _toggle(head: Head, pressed: bool) -> ipywidgets.ToggleButton:
+    """A button that says with a cross, not by colour alone, that its head is taken away."""
+    button = ipywidgets.ToggleButton(pressed, description=head_name(head), tooltip=f"take head {head_name(head)} away",
+                                     icon="times" if pressed else "", layout={"width": "4.5em"})
+    button.observe(lambda change: setattr(button, "icon", "times" if change.new else ""), names="value")
+    return button
+
+
+def ablation_sights(reading: AblationReading, gone: Sequence[Head]) -> list[Sight]:
+    """Bars of the mean losses before and after, and the text with the change at each token."""
+    without = f"without {', '.join(map(head_name, gone))}" if gone else "with every head in place"
+    names = ["your text", "random tokens,\nfirst copy", "random tokens,\nsecond copy"]
+    before = [reading.intact.mean().item(), *reading.random_intact]
+    after = [reading.ablated.mean().item(), *reading.random_ablated]
+    moves = [f"{name}: {b:.2f} → {a:.2f}".replace("\n", " ") for name, b, a in zip(names, before, after, strict=True)]
+    return [
+        bars(names, {"intact": before, "now": after}, "loss, nats a token",
+             f"Mean losses of the intact model, then {without}: {'; '.join(moves)}."),
+        token_view(reading.tokens, _from_start(reading.ablated - reading.intact), "change of loss, nats",
+                   f"Change of each token's loss {without}."),
+    ]
