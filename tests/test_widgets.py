@@ -1,0 +1,291 @@
+"""The explorers: their pure functions over all heads and over what readers may type, their shells by code."""
+
+import re
+import threading
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+
+from helpers import ReaderError, views
+from helpers.circuits import ov_circuit, qk_circuit
+from helpers.figures import Table
+from helpers.measures import loss_per_token
+from helpers.tokens import EncodedCorpus, Tokenizer
+from helpers.views import LIVE
+from helpers.widgets import (
+    LOCK,
+    Explorer,
+    ablation_explorer,
+    example_table,
+    explore_ablation,
+    explore_head,
+    explore_text,
+    head_explorer,
+    prediction_table,
+    text_explorer,
+    token_of,
+)
+from tests.examples import random_model
+
+FINE = ["a", " ", "</script>", "<START>", "<b>bold</b>", "😀", "\0", "\n\t", "\ud800", "$x$ | `y` *z* &amp;"]
+REFUSED = ["", "x" * 100_000, "ab " * 500]
+SENTENCE = r"^[^\n]*\.$"
+
+
+@pytest.fixture(scope="module")
+def model(corpus):
+    return random_model(2, d_vocab=corpus.tokenizer.d_vocab, d_model=8, d_head=4, n_ctx=64)
+
+
+@pytest.fixture(scope="module")
+def one_layer(corpus):
+    return random_model(1, d_vocab=corpus.tokenizer.d_vocab, d_model=8, d_head=4, n_ctx=64)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus) -> Tokenizer:
+    return corpus.tokenizer
+
+
+@pytest.fixture
+def text(corpus) -> str:
+    return corpus.tokenizer.decode(corpus.train[1:30])
+
+
+# ---- a text and a head ----------------------------------------------------------------------------------------
+
+
+def test_a_text_is_read_by_every_head(model, tokenizer, text):
+    tokens = tokenizer.prompt(text, 64)
+    logits, cache = model.run_with_cache(tokens)
+    for layer, head in model.heads:
+        reading = explore_text(text, model, tokenizer, layer, head)
+        assert reading.tokens == tokenizer.show_all(tokens[0]) and reading.tokens[0] == "<START>"
+        assert torch.equal(reading.pattern, cache.patterns[layer][0, head])
+    assert torch.allclose(reading.loss, loss_per_token(model, tokens)[0])
+    for position, likely in enumerate(reading.likely):
+        probabilities = logits[0, position].softmax(-1)
+        assert [p for _, p in likely] == pytest.approx(probabilities.sort(descending=True).values[:5].tolist())
+        assert likely[0][0] == tokenizer.show(probabilities.argmax())
+
+
+@pytest.mark.parametrize("typed", FINE)
+def test_any_text_can_be_explored(model, tokenizer, typed):
+    explorer = text_explorer(model, tokenizer, typed, (0, 1))
+    explorer.controls["text"].value = typed + typed
+    assert explorer.message.value == "" and all(pane.content for pane in explorer.panes)
+    explore_ablation(typed, model, tokenizer, [(0, 1)])
+
+
+@pytest.mark.parametrize("typed", REFUSED, ids=["empty", "100,000 characters", "too long"])
+def test_a_text_that_does_not_fit_is_refused(model, tokenizer, typed):
+    with pytest.raises(ReaderError, match=SENTENCE):
+        explore_text(typed, model, tokenizer, 0, 0)
+    with pytest.raises(ReaderError, match=SENTENCE):
+        explore_ablation(typed, model, tokenizer, [])
+    with pytest.raises(ReaderError, match=SENTENCE):
+        text_explorer(model, tokenizer, typed, (0, 0))
+
+
+@pytest.mark.parametrize("head", [(2, 0), (0, 2), (-1, 0)])
+def test_a_head_that_is_not_there_is_refused(model, corpus, head):
+    for explore in (lambda: explore_text("a", model, corpus.tokenizer, *head),
+                    lambda: explore_ablation("a", model, corpus.tokenizer, [head]),
+                    lambda: explore_head(head, "a", model, corpus),
+                    lambda: text_explorer(model, corpus.tokenizer, "a", head)):
+        with pytest.raises(ReaderError, match="There is no head"):
+            explore()
+
+
+def test_the_prediction_table_says_what_comes_next(model, tokenizer, text):
+    reading = explore_text(text, model, tokenizer, 1, 0)
+    for position in range(len(reading.tokens) - 1):
+        table = prediction_table(reading, position)
+        assert len(table.rows) == 5 and f"loss {reading.loss[position]:.2f} nats" in table.caption
+    assert "the text ends" in prediction_table(reading, len(reading.tokens) - 1).caption
+
+
+def test_every_control_of_the_text_explorer(model, tokenizer, text):
+    explorer = text_explorer(model, tokenizer, text, (0, 0), position=2)
+    position, losses = explorer.controls["position"], explorer.panes[0].content
+    for head in model.heads:
+        explorer.controls["head"].value = head
+        assert f"{head[0]}&#58;{head[1]}" in explorer.panes[3].content["text/markdown"]
+    assert explorer.panes[0].content == losses
+    for t in range(position.max + 1):
+        position.value = t
+        assert f"(position {t})" in explorer.panes[-1].content["text/markdown"]
+    explorer.controls["text"].value = "ab"
+    assert position.max == position.value == len(tokenizer.encode("ab"))
+
+
+def test_a_mistake_becomes_a_sentence_and_goes_away_again(model, tokenizer, text):
+    explorer = text_explorer(model, tokenizer, text, (0, 0))
+    before, position = [pane.content for pane in explorer.panes], explorer.controls["position"].value
+    explorer.controls["text"].value = ""
+    assert "The text is empty" in explorer.message.value and not any(pane.content for pane in explorer.panes)
+    explorer.controls["text"].value = text
+    explorer.controls["position"].value = position
+    assert explorer.message.value == "" and [pane.content for pane in explorer.panes] == before
+
+
+# ---- the shell ------------------------------------------------------------------------------------------------
+
+
+def number_explorer(show) -> Explorer:
+    return Explorer(show, {"number": ipywidgets.IntText(1, description="Number")})
+
+
+def refuse(number: int):
+    if number < 0:
+        raise ReaderError("<b>Choose</b> a positive number.")
+    return [Table(["root"], [[1 / number]])]
+
+
+def test_sentences_are_escaped():
+    explorer = number_explorer(refuse)
+    explorer.controls["number"].value = -1
+    assert "&lt;b&gt;Choose&lt;/b&gt; a positive number." in explorer.message.value
+
+
+def test_an_unforeseen_error_is_told_and_raised():
+    explorer = number_explorer(refuse)
+    with pytest.raises(ZeroDivisionError):
+        explorer.controls["number"].value = 0
+    assert "ZeroDivisionError" in explorer.message.value
+    explorer.controls["number"].value = 2
+    assert explorer.message.value == "" and "0.5" in explorer.panes[0].content["text/markdown"]
+
+
+def test_a_first_mistake_is_the_cells_own():
+    with pytest.raises(ReaderError):
+        Explorer(refuse, {"number": ipywidgets.IntText(-1, description="Number")})
+
+
+def test_callbacks_wait_for_whoever_runs_a_model():
+    explorer = number_explorer(refuse)
+    moved = threading.Thread(target=setattr, args=(explorer.controls["number"], "value", 4))
+    with LOCK:
+        moved.start()
+        moved.join(0.2)
+        assert moved.is_alive() and "1.0" in explorer.panes[0].content["text/markdown"]
+    moved.join(10)
+    assert "0.25" in explorer.panes[0].content["text/markdown"]
+
+
+@pytest.fixture
+def explorers(model, one_layer, corpus, text) -> list[Explorer]:
+    source = corpus.tokenizer.show(corpus.train[1])
+    return [text_explorer(model, corpus.tokenizer, text, (0, 0)), head_explorer(one_layer, corpus, source, (0, 1)),
+            ablation_explorer(model, corpus.tokenizer, text, [(0, 1)])]
+
+
+def test_every_control_has_a_name_and_waits_until_the_reader_is_done(explorers):
+    for explorer in explorers:
+        for control in explorer.controls.values():
+            assert control.description and not getattr(control, "continuous_update", False)
+
+
+def test_every_output_has_a_live_and_a_still_form(explorers, monkeypatch):
+    shown: list[dict] = []
+    monkeypatch.setattr(views, "display", lambda data, metadata, raw: shown.append(data))
+    for explorer in explorers:
+        explorer._ipython_display_()
+        settings = shown.pop(0)["text/markdown"]
+        assert settings.startswith("**Explorer**, as saved with ") and re.sub("</?code>", "", settings).count("<") == 0
+        assert len(shown) == len(explorer.panes)
+        assert all(LIVE in data and ("image/png" in data or "text/markdown" in data) for data in shown)
+        shown.clear()
+
+
+# ---- a source token and a head --------------------------------------------------------------------------------
+
+
+def test_every_head_is_read_for_a_source(one_layer, corpus):
+    among = torch.arange(1, corpus.tokenizer.d_vocab)
+    stream, tokenizer = corpus.train.tolist(), corpus.tokenizer
+    for head in one_layer.heads:
+        for source in corpus.train[1:4].tolist():
+            reading, examples = explore_head(head, tokenizer.show(source), one_layer, corpus, among, n_examples=99)
+            qk, ov = qk_circuit(one_layer, head).dense(), ov_circuit(one_layer, head).dense()
+            assert reading.destinations[0] == 1 + (qk - qk.mean(1, keepdim=True))[1:, source].argmax()
+            assert reading.outs[0] == 1 + ov[source, 1:].argmax()
+            for example in examples:
+                here = [*example.before, source, *example.between, example.destination, example.out]
+                assert any(stream[i : i + len(here)] == here for i in range(len(stream)))
+                places = [t for t in range(len(stream) - 1)
+                          if stream[t] == example.destination and source in stream[max(0, t - 63) : t]]
+                assert example.n_destination == len(places)
+                assert example.n == sum(stream[t + 1] == example.out for t in places)
+
+
+def test_the_corpus_is_searched_for_the_heads_skip_trigrams(one_layer, tokenizer):
+    a, b, c = (tokenizer.encode(letter)[0] for letter in "abc")
+    stream = np.array([a, *[c] * 8, b, a, b, a] * 30, dtype=np.uint16)
+    corpus = EncodedCorpus("abc", tokenizer, stream, stream, [])
+    reading, examples = explore_head((0, 0), "a", one_layer, corpus)
+    assert {*reading.destinations, *reading.outs} <= {a, b, c}
+    assert any((e.destination, e.out) == (b, a) and e.n == e.n_destination for e in examples)
+    table = example_table(reading, examples, tokenizer)
+    assert any("**<code>a</code>** <code>cccccccc</code> **<code>b</code>** → **<code>a</code>**" in row[1]
+               for row in table.rows)
+
+
+def test_a_source_may_be_written_as_shown_and_must_be_one_token(one_layer, corpus):
+    tokenizer = corpus.tokenizer
+    spaced = next(i for i in range(tokenizer.d_vocab) if tokenizer.show(i).startswith("␣"))
+    assert token_of(tokenizer, tokenizer.show(spaced)) == token_of(tokenizer, tokenizer.decode([spaced])) == spaced
+    assert token_of(tokenizer, "↵") == tokenizer.token("\n") and token_of(tokenizer, "<START>") == 0
+    explorer = head_explorer(one_layer, corpus, tokenizer.decode([spaced]), (0, 0))
+    for typed in ("", "no such token", "␣␣␣?", "</script>", "😀", "\0\0", "x" * 100_000):
+        explorer.controls["source"].value = typed
+        sentence = explorer.message.value
+        assert "is not one token of the vocabulary" in sentence and "</script>" not in sentence and len(sentence) < 300
+    explorer.controls["source"].value = "a"
+    assert explorer.message.value == "" and "the source <code>a</code>" in explorer.panes[0].content["text/markdown"]
+
+
+# ---- taking heads away ----------------------------------------------------------------------------------------
+
+
+def test_nothing_taken_away_changes_nothing(model, tokenizer, text):
+    for kind in ("zero", "mean"):
+        reading = explore_ablation(text, model, tokenizer, [], kind)
+        assert torch.equal(reading.intact, reading.ablated) and reading.random_intact == reading.random_ablated
+
+
+def test_without_any_head_the_direct_path_is_left(model, tokenizer, text):
+    reading = explore_ablation(text, model, tokenizer, model.heads)
+    tokens = tokenizer.prompt(text, 64)
+    log_probs = (model.W_E[tokens[0]] @ model.W_U).log_softmax(-1)
+    assert torch.allclose(reading.ablated, -log_probs[:-1].gather(1, tokens[0, 1:, None])[:, 0])
+
+
+def test_each_head_can_be_replaced_by_its_mean(model, tokenizer, text):
+    tokens = tokenizer.prompt(text, 64)
+    _, cache = model.run_with_cache(tokens)
+    for layer, head in model.heads:
+        mean = cache.head_outputs[layer][0, head].mean(0)
+        wanted = loss_per_token(model, tokens, replace={(layer, head): mean})[0]
+        assert torch.allclose(explore_ablation(text, model, tokenizer, [(layer, head)], "mean").ablated, wanted)
+    with pytest.raises(ReaderError, match="choose 'zero' or 'mean'"):
+        explore_ablation(text, model, tokenizer, [], "median")
+
+
+def test_every_button_takes_its_head_away(model, tokenizer, text):
+    explorer = ablation_explorer(model, tokenizer, text)
+    caption = explorer.panes[1]
+    assert "with every head in place" in caption.content["text/markdown"]
+    for head in model.heads:
+        button = explorer.controls[f"{head[0]}:{head[1]}"]
+        button.value = True
+        loss = explore_ablation(text, model, tokenizer, [head]).ablated.mean()
+        assert f"without {head[0]}:{head[1]}" in caption.content["text/markdown"] and button.icon == "times"
+        assert f"→ {loss:.2f};" in caption.content["text/markdown"]
+        button.value = False
+    explorer.controls["kind"].value = "mean"
+    explorer.controls["1:0"].value = True
+    loss = explore_ablation(text, model, tokenizer, [(1, 0)], "mean").ablated.mean()
+    assert f"→ {loss:.2f};" in caption.content["text/markdown"]
