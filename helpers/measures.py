@@ -20,10 +20,13 @@ from helpers.tokens import START, Bigrams
 def loss_per_token(
     model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], **interventions
 ) -> Float[Tensor, "batch pos-1"]:
-    """Cross-entropy of every token but the first, in nats; batches of 8 keep memory small."""
+    """Cross-entropy of every token but the first, in nats; batches of 2 keep memory small.
+
+    Takes the interventions of a forward pass; given ``patterns``, it makes one batch of all texts.
+    """
     losses = []
     with torch.no_grad():
-        for chunk in tokens.split(8):
+        for chunk in tokens.split(len(tokens) if "patterns" in interventions else 2):
             log_probs = model(chunk, **interventions)[:, :-1].log_softmax(-1)
             losses.append(-log_probs.gather(-1, chunk[:, 1:, None]).squeeze(-1))
     return torch.cat(losses)

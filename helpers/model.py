@@ -174,10 +174,15 @@ def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
 def save_model(model: AttentionOnlyTransformer, folder: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically."""
     folder = Path(folder)
-    weights = {name: weight.detach().to(dtype).contiguous() for name, weight in model.named_parameters()}
-    write_or_explain(folder / "model.safetensors", lambda f: f.write(to_safetensors(weights)))
+    save_weights(model, folder / "model.safetensors", dtype)
     config = json.dumps(asdict(model.config), indent=1) + "\n"
     write_or_explain(folder / "config.json", lambda f: f.write(config.encode()))
+
+
+def save_weights(model: AttentionOnlyTransformer, file: Path, dtype: torch.dtype = torch.float16) -> None:
+    """Write the weights alone into a safetensors file, atomically."""
+    weights = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in model.named_parameters()}
+    write_or_explain(file, lambda f: f.write(to_safetensors(weights)))
 
 
 def write_or_explain(file: Path, write: Callable) -> None:
@@ -190,8 +195,10 @@ def write_or_explain(file: Path, write: Callable) -> None:
                           "what was there before is unharmed.") from error
 
 
-def load_model(folder: Path) -> AttentionOnlyTransformer:
+def load_model(folder: Path, weights_file: str = "model.safetensors") -> AttentionOnlyTransformer:
     """The model that ``save_model`` wrote to ``folder``, in float32 and ready to be used.
+
+    ``weights_file`` may name a snapshot that was taken during training, such as "snapshots/001000.safetensors".
 
     Raises:
         ReaderError: a file is missing or damaged, or the weights have other shapes than ``config.json`` says.
@@ -199,7 +206,7 @@ def load_model(folder: Path) -> AttentionOnlyTransformer:
     folder = Path(folder)
     try:
         config = ModelConfig(**json.loads((folder / "config.json").read_text("utf8")))
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(folder / weights_file)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise ReaderError(f"The model in {folder} is missing or damaged ({type(error).__name__}): "
                           "bring it back with 'git checkout data', or train it again.") from error

@@ -27,6 +27,7 @@ from helpers.corpus import DATA, Corpus, Source, open_corpus, without_surrogates
 
 TOKENIZER = DATA / "tokenizer.json"
 START = 0  # the id of <START>, which opens every context
+N_WITHOUT_MERGES = 257  # <START> and the 256 bytes
 LONGEST_TEXT = 100_000  # characters; a prompt longer than this is refused before it is encoded
 
 
@@ -64,6 +65,20 @@ class Tokenizer:
             raise ReaderError(
                 f"The tokenizer {path} is missing or damaged: bring it back with 'git checkout data/tokenizer.json'."
             ) from error
+
+    def shortened(self, d_vocab: int) -> "Tokenizer":
+        """The tokenizer that the same training gives with a smaller vocabulary: merges are learned one by one.
+
+        Raises:
+            ReaderError: ``d_vocab`` is larger than the vocabulary, or too small for ``<START>`` and the bytes.
+        """
+        if not N_WITHOUT_MERGES <= d_vocab <= self.d_vocab:
+            raise ReaderError(f"A vocabulary of {d_vocab:,} cannot be had from this tokenizer: choose "
+                              f"{N_WITHOUT_MERGES} to {self.d_vocab:,}.")
+        bpe = json.loads(self._bpe.to_str())
+        bpe["model"]["vocab"] = {token: i for token, i in bpe["model"]["vocab"].items() if i < d_vocab}
+        bpe["model"]["merges"] = bpe["model"]["merges"][: d_vocab - N_WITHOUT_MERGES]
+        return Tokenizer(BPE.from_str(json.dumps(bpe)))
 
     def save(self, path: Path = TOKENIZER) -> None:
         Path(path).write_text(self._bpe.to_str(pretty=True) + "\n", "utf8")
@@ -223,7 +238,13 @@ def count_bigrams(stream: np.ndarray, d_vocab: int) -> Bigrams:
     return Bigrams(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(times), d_vocab)
 
 
-def load_encoded(source: Source = None, cache: Path | None = None) -> EncodedCorpus:
+def bigrams_of(contexts: Int[Tensor, "batch pos"], d_vocab: int) -> Bigrams:
+    """Count the neighbours within each of several contexts."""
+    codes, times = torch.unique(contexts[:, :-1] * d_vocab + contexts[:, 1:], return_counts=True)
+    return Bigrams(codes // d_vocab, codes % d_vocab, times, d_vocab)
+
+
+def load_encoded(source: Source = None, cache: Path | None = None, d_vocab: int = 4096) -> EncodedCorpus:
     """The corpus that ``source`` names, encoded; from the cache where it is already there.
 
     The shelf (None) is encoded with the tokenizer in data/, any other text with one that is trained on it. The
@@ -231,7 +252,8 @@ def load_encoded(source: Source = None, cache: Path | None = None) -> EncodedCor
     can be written, the book goes on without one.
     """
     corpus = open_corpus(source)
-    tokenizer = Tokenizer.load() if source is None else Tokenizer.train(corpus.read("train"))
+    own = source is not None
+    tokenizer = Tokenizer.train(corpus.read("train"), d_vocab) if own else Tokenizer.load().shortened(d_vocab)
     key = hashlib.sha256((corpus.fingerprint + tokenizer.fingerprint).encode()).hexdigest()[:16]
     file = (cache or platformdirs.user_cache_path("transformer-circuits-book")) / f"{key}.npy"
     return _read_cache(file, corpus, tokenizer) or _encode_to_cache(file, corpus, tokenizer)
