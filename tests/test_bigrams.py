@@ -20,7 +20,7 @@ from helpers.measures import (
     spearman,
 )
 from helpers.model import AttentionOnlyTransformer, ModelConfig
-from helpers.tokens import START, Bigrams, count_bigrams
+from helpers.tokens import START, Bigrams, bigrams_of, count_bigrams
 from helpers.training import TrainingConfig, batch, fit_bigrams, widened
 from helpers.widgets import bigram_explorer, bigram_table, explore_bigram
 from tests.examples import random_model
@@ -189,6 +189,16 @@ def test_a_widened_model_starts_where_the_narrow_one_ended(counts):
     assert loss_of(wide, counts) == pytest.approx(loss_of(narrow, counts), abs=0.05)
     list(fit_bigrams(wide, counts, 200, 0.1))
     assert loss_of(wide, counts) < loss_of(narrow, counts)
+
+
+@given(st.integers(0, 99))
+def test_bigrams_of_contexts_are_those_within_each(seed):
+    contexts = torch.from_numpy(np.random.default_rng(seed).integers(0, 5, (4, 9)))
+    table = torch.zeros(5, 5, dtype=torch.long)
+    for first, second in zip(contexts[:, :-1].flatten(), contexts[:, 1:].flatten(), strict=True):
+        table[first, second] += 1
+    counts = bigrams_of(contexts, 5)
+    assert counts.n == 32 and torch.equal(torch.stack([counts.row(token) for token in range(5)]), table)
 
 
 def test_the_counts_are_what_training_averages_over():

@@ -63,6 +63,20 @@ def test_training_is_deterministic_and_survives_saving(tmp_path):
     assert loaded.encode(texts()[0]) == trained.encode(texts()[0])
 
 
+@given(st.integers(257, 300))
+def test_a_shortened_tokenizer_is_the_one_that_a_smaller_vocabulary_gives(d_vocab):
+    long, short = Tokenizer.train(texts(20), 300), Tokenizer.train(texts(20), d_vocab)
+    assert long.shortened(d_vocab).fingerprint == short.fingerprint
+    text = texts(21)[-1] + " Übermut ∀"
+    assert long.shortened(d_vocab).encode(text) == short.encode(text)
+
+
+@pytest.mark.parametrize("d_vocab", [256, 4097])
+def test_a_vocabulary_that_cannot_be_had_is_answered_with_a_sentence(d_vocab):
+    with pytest.raises(ReaderError, match=f"A vocabulary of {d_vocab:,} cannot be had .*: choose 257 to 4,096."):
+        Tokenizer.load().shortened(d_vocab)
+
+
 def test_text_that_spells_the_start_token_is_only_letters_even_if_trained_on():
     trained = Tokenizer.train([*texts(), "<START> " * 1000])
     ids = trained.encode("<START><START> START")
@@ -219,6 +233,12 @@ def test_notes_of_the_corpus_are_kept_in_the_cache(tmp_path):
     for _ in range(2):
         assert load_encoded(tmp_path, tmp_path / "cache").notes == [
             "1 files are not readable as UTF-8 and were left out."]
+
+
+def test_own_text_takes_the_vocabulary_that_is_asked_for(tmp_path):
+    corpus = load_encoded(texts(), tmp_path, d_vocab=280)
+    assert corpus.tokenizer.d_vocab == 280 and corpus.train.max() < 280
+    assert load_encoded(texts(), tmp_path).tokenizer.d_vocab > 280
 
 
 def test_the_shelf_is_encoded_with_the_shipped_tokenizer(tmp_path, monkeypatch):
