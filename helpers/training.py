@@ -2,7 +2,7 @@
 
     python -m helpers.training --layers 2 --out runs/two_layer            # start
     python -m helpers.training --layers 2 --out runs/two_layer --resume   # go on after Ctrl-C, a kill, a power cut
-    python -m helpers.training --recipe laptop --out runs/laptop          # a small model, within minutes
+    python -m helpers.training --recipe laptop --out runs/laptop          # induction heads in about a minute
     python -m helpers.training --all                                      # regrow every model of the book
     torchrun --nproc-per-node=2 -m helpers.training --layers 2 …          # the same on several processes
 
@@ -454,9 +454,8 @@ RECIPES = {
     "one_layer": Recipe(ModelConfig(n_layers=1), TrainingConfig()),
     "two_layer": Recipe(ModelConfig(n_layers=2), TrainingConfig()),
     "laptop": Recipe(
-        ModelConfig(n_layers=2, n_heads=4, d_model=128, d_head=32, d_vocab=512, n_ctx=128),
-        TrainingConfig(6_000_000, batch_size=16, learning_rate=8e-3, warmup_steps=100, final_learning_rate=1.0,
-                       n_snapshots=20),
+        ModelConfig(n_layers=2, n_heads=4, d_model=192, d_head=64, d_vocab=512, n_ctx=128),
+        TrainingConfig(6_000_000, batch_size=16, learning_rate=5e-3, warmup_steps=100, final_learning_rate=0.3),
     ),
 }
 BOOK = ("zero_layer", "one_layer", "two_layer")  # these with three seeds each

@@ -178,6 +178,8 @@ def main() -> None:
             pipe.send(True)
             took, memory[name] = pipe.recv()
             seconds[name].append(took)
+    for pipe in pipes.values():
+        pipe.send(False)
     report(c, a.threads, {name: statistics.median(times) for name, times in seconds.items()}, memory)
 
 
