@@ -212,6 +212,7 @@ def _is_worth_reading(path: str, content: bytes) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Count what is on the shelf and what is missing or changed; with ``--rewrite``, after making the manifest anew."""
     parser = argparse.ArgumentParser(prog="python -m helpers.corpus", description=__doc__.splitlines()[0])
     parser.add_argument("--rewrite", action="store_true", help="make the manifest anew from the installed packages")
     if parser.parse_args(arguments).rewrite:

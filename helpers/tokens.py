@@ -208,21 +208,21 @@ class Bigrams:
     @property
     def opened(self) -> Int[Tensor, " token"]:
         """How many bigrams each token opens."""
-        return torch.zeros(self.d_vocab, dtype=torch.long).index_add_(0, self.first, self.times)
+        return self.times.new_zeros(self.d_vocab).index_add_(0, self.first, self.times)
 
     @property
     def closed(self) -> Int[Tensor, " token"]:
         """How many bigrams each token closes."""
-        return torch.zeros(self.d_vocab, dtype=torch.long).index_add_(0, self.second, self.times)
+        return self.times.new_zeros(self.d_vocab).index_add_(0, self.second, self.times)
 
     def rows(self, start: int, stop: int) -> slice:
         """Where the pairs stand whose first token is one of ``start`` to ``stop`` - 1."""
-        return slice(*torch.searchsorted(self.first, torch.tensor([start, stop])).tolist())
+        return slice(*torch.searchsorted(self.first, self.first.new_tensor([start, stop])).tolist())
 
     def row(self, token: int) -> Int[Tensor, " next"]:
         """How often each token comes after ``token``."""
         here = self.rows(token, token + 1)
-        return torch.zeros(self.d_vocab, dtype=torch.long).index_put_((self.second[here],), self.times[here])
+        return self.times.new_zeros(self.d_vocab).index_put_((self.second[here],), self.times[here])
 
 
 def count_bigrams(stream: np.ndarray, d_vocab: int) -> Bigrams:

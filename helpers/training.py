@@ -500,11 +500,13 @@ def run(
     return state
 
 
-def parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """What the command line takes; what is not given there stays None and comes from a recipe."""
     parser = argparse.ArgumentParser(prog="python -m helpers.training", description=__doc__.splitlines()[0])
     parser.add_argument("--all", action="store_true", help="train every model of the book into --out")
     parser.add_argument("--recipe", choices=RECIPES, help="where all settings come from that are not given")
-    parser.add_argument("--layers", type=int, help="without --recipe: that of the book's model with so many layers")
+    parser.add_argument("--layers", type=int, dest="n_layers",
+                        help="without --recipe: that of the book's model with so many layers")
     parser.add_argument("--heads", type=int, dest="n_heads", help="per layer")
     parser.add_argument("--d-model", type=int)
     parser.add_argument("--d-head", type=int)
@@ -525,7 +527,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    a = parser().parse_args(arguments)
+    """The command line. Raises ReaderError for whatever ``train`` and ``load_encoded`` do."""
+    a = argument_parser().parse_args(arguments)
     if a.threads is not None:
         torch.set_num_threads(max(1, a.threads))
     with _process_group():
@@ -537,11 +540,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _recipe(a: argparse.Namespace) -> Recipe:
     """The recipe that is named, or that of the book's model with as many layers, changed as the arguments say."""
-    n_layers = 2 if a.layers is None else a.layers
+    n_layers = 2 if a.n_layers is None else a.n_layers
     recipe = RECIPES[a.recipe or BOOK[max(0, min(n_layers, 2))]]
     given = {name: value for name, value in vars(a).items() if value is not None}
-    if a.layers is not None:
-        given["n_layers"] = a.layers
 
     def changed(config):
         return replace(config, **{name: given[name] for name in asdict(config) if name in given})

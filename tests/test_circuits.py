@@ -170,23 +170,26 @@ def test_the_paths_add_up_to_the_logits(n_layers, n_paths):
     assert close(total, logits, 1e-10)
 
 
+def direct_path_and_heads(model, tokens, patterns):
+    """The terms of the paper's expansion that are no virtual heads, by matrices over the vocabulary."""
+    total = (model.W_E @ model.W_U)[tokens]
+    for layer, h in model.heads:
+        total = total + patterns[layer][:, h] @ ov_circuit(model, (layer, h)).dense()[tokens]
+    return total
+
+
 def test_one_layer_is_the_direct_path_and_each_head_by_its_ov_circuit():
     model = random_model(1)
     tokens = random_tokens(model)
     logits, cache = model.run_with_cache(tokens)
-    expected = (model.W_E @ model.W_U)[tokens]
-    for h in range(2):
-        expected = expected + cache.patterns[0][:, h] @ ov_circuit(model, (0, h)).dense()[tokens]
-    assert close(logits, expected, 1e-10)
+    assert close(logits, direct_path_and_heads(model, tokens, cache.patterns), 1e-10)
 
 
 def test_two_layers_are_that_and_the_virtual_heads_with_the_product_of_their_patterns():
     model = random_model(2)
     tokens = random_tokens(model)
     logits, cache = model.run_with_cache(tokens)
-    expected = (model.W_E @ model.W_U)[tokens]
-    for layer, h in model.heads:
-        expected = expected + cache.patterns[layer][:, h] @ ov_circuit(model, (layer, h)).dense()[tokens]
+    expected = direct_path_and_heads(model, tokens, cache.patterns)
     for early in range(2):
         for late in range(2):
             circuit = model.W_E @ (W_OV(model, (0, early)) @ W_OV(model, (1, late))) @ model.W_U

@@ -474,7 +474,7 @@ def test_the_command_line_trains_on_a_folder_of_text(text_folder, tmp_path, monk
 
 def test_arguments_change_a_recipe_and_leave_the_rest_as_it_is():
     def recipe(*arguments: str) -> Recipe:
-        return training._recipe(training.parser().parse_args(list(arguments)))
+        return training._recipe(training.argument_parser().parse_args(list(arguments)))
 
     assert [recipe("--layers", str(n)).model.n_layers for n in range(4)] == [0, 1, 2, 3]
     assert recipe() == recipe("--layers", "2") == RECIPES["two_layer"]
