@@ -5,6 +5,7 @@ never formed unless a cell of the book asks for a few rows. Row vectors: ``ov[so
 ``W_U W_OV W_E`` transposed, and ``qk[destination, source]`` its ``W_E^T W_QK W_E``.
 """
 
+import heapq
 import math
 from dataclasses import dataclass
 
@@ -77,6 +78,25 @@ class LowRank:
         r_left = torch.linalg.qr(self.left.double()).R
         r_right = torch.linalg.qr(self.right.T.double()).R
         return torch.linalg.svdvals(r_left @ r_right.T)
+
+    def svd(self) -> tuple[Float[Tensor, "row rank"], Float[Tensor, " rank"], Float[Tensor, "column rank"]]:
+        """``U, S, V`` with ``U @ diag(S) @ V.T`` the matrix: columns of U and V orthonormal, S largest first."""
+        q_left, r_left = torch.linalg.qr(self.left.double())
+        q_right, r_right = torch.linalg.qr(self.right.T.double())
+        U, S, Vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
+        return q_left @ U, S, q_right @ Vh.T
+
+    def top_entries(self, k: int, rows_at_once: int = 1024) -> list[tuple[int, int, float]]:
+        """The ``k`` largest entries as ``(row, column, value)``, largest first; only some rows exist at a time."""
+        best: list[tuple[float, int, int]] = []
+        n_columns = self.shape[1]
+        for start, rows in zip(range(0, self.shape[0], rows_at_once), self.left.split(rows_at_once), strict=True):
+            entries = (rows @ self.right).flatten()
+            values, places = entries.topk(min(k, len(entries)))
+            best += [(v, start + p // n_columns, p % n_columns)
+                     for v, p in zip(values.tolist(), places.tolist(), strict=True)]
+            best = heapq.nlargest(k, best)
+        return [(row, column, value) for value, row, column in best]
 
 
 # ---- a head's two circuits ("Splitting Attention Head Terms into Circuits") ------------------------------------

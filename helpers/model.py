@@ -37,6 +37,7 @@ class ModelConfig:
     d_vocab: int = 4096
     n_ctx: int = 256  # tokens in a context, <START> included
     positional_amplitude: float = 1.0
+    smeared_keys: bool = False  # each key mixed with that of the token before (Olsson et al., 2022)
 
     def __post_init__(self):
         sizes = self.n_layers + 1, self.n_heads, self.d_model, self.d_head, self.d_vocab, self.n_ctx
@@ -73,6 +74,7 @@ class AttentionOnlyTransformer(nn.Module):
         self.W_V = normal(*per_head, c.d_model, c.d_head, std=c.d_model**-0.5)
         self.W_O = normal(*per_head, c.d_head, c.d_model, std=(2 * max(1, c.n_layers) * c.n_heads * c.d_head) ** -0.5)
         self.W_U = normal(c.d_model, c.d_vocab, std=0.02)
+        self.smear = nn.Parameter(torch.zeros(per_head)) if c.smeared_keys else None
         self.register_buffer("W_pos", c.positional_amplitude * sinusoids(c.n_ctx, c.d_model), persistent=False)
         self.register_buffer("future", torch.ones(c.n_ctx, c.n_ctx, dtype=torch.bool).triu(1), persistent=False)
 
@@ -141,6 +143,8 @@ class AttentionOnlyTransformer(nn.Module):
         positioned = residual + self.W_pos[:n]
         queries = einsum("bpd,hde->bhpe", positioned, self.W_Q[layer] / math.sqrt(self.config.d_head))
         keys = einsum("bpd,hde->bhpe", positioned, self.W_K[layer])
+        if self.smear is not None:
+            keys = _smeared(keys, self.smear[layer])
         scores = einsum("bhqe,bhke->bhqk", queries, keys).masked_fill(self.future[:n, :n], -torch.inf)
         return scores, scores.softmax(dim=-1)
 
@@ -156,6 +160,14 @@ class AttentionOnlyTransformer(nn.Module):
     def heads(self) -> list[Head]:
         """Every head of the model as (layer, head)."""
         return [(layer, head) for layer in range(self.config.n_layers) for head in range(self.config.n_heads)]
+
+
+def _smeared(
+    keys: Float[Tensor, "batch head pos d_head"], smear: Float[Tensor, " head"]
+) -> Float[Tensor, "batch head pos d_head"]:
+    """Of each key but the first, the share ``sigmoid(smear)``; the rest is the key of the token before."""
+    own = smear.sigmoid()[:, None, None]
+    return torch.cat([keys[:, :, :1], own * keys[:, :, 1:] + (1 - own) * keys[:, :, :-1]], dim=2)
 
 
 def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:

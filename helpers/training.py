@@ -361,6 +361,19 @@ def measurement_steps(n_steps: int, n: int) -> set[int]:
     return {round(step) for step in np.geomspace(1, max(1, n_steps), n)}
 
 
+def load_history(folder: Path) -> list[dict]:
+    """The rows that training wrote of a run: see ``measure`` for what is in one.
+
+    Raises:
+        ReaderError: the file is missing or damaged.
+    """
+    try:
+        return json.loads((Path(folder) / "history.json").read_text("utf8"))["history"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ReaderError(f"The history in {folder} is missing or damaged ({type(error).__name__}): "
+                          "bring it back with 'git checkout data', or train the model again.") from error
+
+
 def snapshot_steps(n_steps: int, n: int) -> set[int]:
     """``n`` steps from 0 to ``n_steps``, evenly spaced."""
     return {round(step) for step in np.linspace(0, n_steps, n)}
@@ -458,6 +471,10 @@ RECIPES = {
         TrainingConfig(6_000_000, batch_size=16, learning_rate=5e-3, warmup_steps=100, final_learning_rate=0.3),
     ),
 }
+RECIPES["laptop_one_layer"] = replace(RECIPES["laptop"], model=replace(RECIPES["laptop"].model, n_layers=1))
+RECIPES["laptop_smeared"] = replace(
+    RECIPES["laptop"], model=replace(RECIPES["laptop"].model, n_layers=1, smeared_keys=True)
+)
 BOOK = ("zero_layer", "one_layer", "two_layer")  # these with three seeds each
 SEEDS = (0, 1, 2)
 

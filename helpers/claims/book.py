@@ -1,0 +1,126 @@
+"""What claims are measured on: the models of one seed, and the text."""
+
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from helpers.corpus import DATA
+from helpers.measures import all_patterns, prefix_matching_scores, previous_token_score
+from helpers.model import AttentionOnlyTransformer, Head, load_model
+from helpers.tokens import Bigrams, EncodedCorpus, count_bigrams, load_encoded
+from helpers.training import RECIPES, SEEDS, load_history, run_name
+
+INDUCTION_LINE = 0.3  # prefix matching at repeat length 50 above which a head counts as an induction head
+
+
+@dataclass(frozen=True)
+class Book:
+    """The three models of one seed, loaded when first asked for; ``seed`` None is the untrained control.
+
+    Measurements that several claims share are made once.
+    """
+
+    seed: int | None
+
+    @cached_property
+    def zero_layer(self) -> AttentionOnlyTransformer:
+        return self._model("zero_layer")
+
+    @cached_property
+    def one_layer(self) -> AttentionOnlyTransformer:
+        return self._model("one_layer")
+
+    @cached_property
+    def two_layer(self) -> AttentionOnlyTransformer:
+        return self._model("two_layer")
+
+    def _model(self, name: str) -> AttentionOnlyTransformer:
+        if self.seed is None:
+            return AttentionOnlyTransformer(RECIPES[name].model, seed=1).requires_grad_(False).eval()
+        return load_model(DATA / "models" / run_name(name, self.seed))
+
+    def double(self, name: str) -> AttentionOnlyTransformer:
+        """A copy of one of the models in float64, for identities."""
+        return self._model(name).double()
+
+    @staticmethod
+    def error(one: Float[Tensor, "..."], other: Float[Tensor, "..."]) -> float:
+        """Largest difference, relative to the largest entry of ``other``."""
+        return ((one - other).abs().max() / other.abs().max()).item()
+
+    def history(self, name: str) -> list[dict] | None:
+        """The rows of a model's training history; None for the control, which has none."""
+        return None if self.seed is None else load_history(DATA / "models" / run_name(name, self.seed))
+
+    @property
+    def corpus(self) -> EncodedCorpus:
+        return _corpus()
+
+    @property
+    def text(self) -> Int[Tensor, "16 256"]:
+        """Sixteen validation contexts, the same for every seed."""
+        return _text()
+
+    @property
+    def counts(self) -> Bigrams:
+        """Bigrams of the training text."""
+        return _counts()
+
+    @cached_property
+    def one_layer_patterns(self) -> Float[Tensor, "batch head dest src"]:
+        """Attention of the one-layer model on ``text``."""
+        return all_patterns(self.one_layer, self.text)[0]
+
+    @cached_property
+    def two_layer_patterns(self) -> list[Float[Tensor, "batch head dest src"]]:
+        """Attention of the two-layer model on ``text``."""
+        return all_patterns(self.two_layer, self.text)
+
+    @cached_property
+    def previous_token(self) -> Float[Tensor, "layer head"]:
+        """Previous-token scores of the two-layer model on ``text``."""
+        return torch.stack([previous_token_score(pattern) for pattern in self.two_layer_patterns])
+
+    @cached_property
+    def matching(self) -> Float[Tensor, "layer head"]:
+        """Prefix-matching scores of the two-layer model at repeat length 50."""
+        return prefix_matching_scores(self.two_layer, length=50)
+
+    @cached_property
+    def previous_token_head(self) -> Head:
+        """The head of layer 0 that attends most to the previous token."""
+        return 0, int(self.previous_token[0].argmax())
+
+    @cached_property
+    def induction_head(self) -> Head:
+        """The head of layer 1 with the largest prefix-matching score."""
+        return 1, int(self.matching[1].argmax())
+
+    @cached_property
+    def induction_heads(self) -> list[Head]:
+        """Heads of layer 1 above ``INDUCTION_LINE``; none in an untrained model."""
+        return [(1, head) for head, score in enumerate(self.matching[1].tolist()) if score > INDUCTION_LINE]
+
+
+@cache
+def every_book() -> tuple[Book, ...]:
+    """One for each seed, and the untrained control at the end."""
+    return *(Book(seed) for seed in SEEDS), Book(None)
+
+
+@cache
+def _corpus() -> EncodedCorpus:
+    return load_encoded()
+
+
+@cache
+def _text() -> Int[Tensor, "16 256"]:
+    return _corpus().contexts("validation", n=16, n_ctx=256, seed=3)
+
+
+@cache
+def _counts() -> Bigrams:
+    return count_bigrams(_corpus().train, _corpus().tokenizer.d_vocab)

@@ -1,0 +1,1 @@
+"""Claims of chapter 04_copying_and_eigenvalues."""

@@ -1,0 +1,1 @@
+"""Claims of chapter 06_two_layer_induction."""

@@ -1,0 +1,1 @@
+"""Claims of chapter 01_residual_stream."""

@@ -1,0 +1,1 @@
+"""Claims of chapter 07_term_importance."""

@@ -1,0 +1,1 @@
+"""Claims of chapter 08_phase_change."""

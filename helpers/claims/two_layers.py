@@ -1,0 +1,1 @@
+"""Claims of chapter 05_two_layer_composition."""
