@@ -202,6 +202,41 @@ def score_terms(
     return query @ W_QK(model, head).dense() @ key.T
 
 
+def score_expansion(
+    model: AttentionOnlyTransformer, cache: Cache, head: Head
+) -> Float[Tensor, "part part dest src"]:
+    """``score_terms`` of every destination and source of the first text at once: each term of the paper's expansion.
+
+    Its terms ``A^q ⊗ A^k ⊗ (W_E^T W_OV^T W_QK W_OV W_E)`` are indexed by what the query (first) and the key (second) is
+    made of; summed over both, the scores before the mask ("Path Expansion of Attention Scores QK Circuit").
+    """
+    n_pos = cache.residual[0].shape[1]
+    parts = torch.stack([torch.stack(_parts(model, cache, head[0], i)) for i in range(n_pos)], dim=1)
+    queries, keys = parts @ model.W_Q[head] / math.sqrt(model.config.d_head), parts @ model.W_K[head]
+    return torch.einsum("qde,kse->qkds", queries, keys)
+
+
+def score_by_token(
+    model: AttentionOnlyTransformer, cache: Cache, head: Head, dest: int, src: int
+) -> Float[Tensor, "pos+1 pos+1"]:
+    """One attention score of a head of layer 1, split by the tokens that its query (rows) and its key (columns) see.
+
+    A token counts wherever its information comes from: it stands at the place itself, or a head of layer 0 has moved
+    it there. The last row and column are the positions'; the sum of all entries is the score ("How Induction Heads
+    Work"). It is of the first text of the batch that ``cache`` is of.
+    """
+    query, key = (_by_token(model, cache, place) for place in (dest, src))
+    return query @ W_QK(model, head).dense() @ key.T
+
+
+def _by_token(model: AttentionOnlyTransformer, cache: Cache, place: int) -> Float[Tensor, "pos+1 d_model"]:
+    """What the second layer reads at a place, as a sum over the tokens that it comes from; the position is last."""
+    tokens, weights = cache.residual[0][0], cache.patterns[0][0, :, place]
+    moved = torch.einsum("hp,pd,hde,hef->pf", weights, tokens, model.W_V[0], model.W_O[0])
+    moved[place] += tokens[place]
+    return torch.cat([moved, model.W_pos[place][None]])
+
+
 def score_parts(model: AttentionOnlyTransformer, head: Head) -> list[str]:
     """The names of the rows and columns of ``score_terms``."""
     return ["token", "position"] + [f"{layer}:{h}" for layer, h in model.heads if layer < head[0]]
@@ -247,15 +282,38 @@ def composition_score(model: AttentionOnlyTransformer, early: Head, late: Head, 
 
     Frobenius norms of the products in their true order; the paper's first version of its figure used ``‖BA‖``.
     """
-    writes = W_OV(model, early)
-    reads = {"Q": W_QK(model, late), "K": W_QK(model, late).T, "V": W_OV(model, late)}[kind]
+    writes, reads = W_OV(model, early), _reads(model, late, kind)
     return (writes @ reads).norm() / (writes.norm() * reads.norm())
 
 
 def composition_scores(
-    model: AttentionOnlyTransformer, kind: str, layers: tuple[int, int] = (0, 1)
+    model: AttentionOnlyTransformer, kind: str, layers: tuple[int, int] = (0, 1), score=composition_score
 ) -> Float[Tensor, "early late"]:
-    """``composition_score`` of every head of one layer with every head of a later one."""
+    """``score`` of every head of a layer with every head of a later one: ``composition_score`` or its swapped form."""
     early, late = layers
     heads = range(model.config.n_heads)
-    return torch.tensor([[composition_score(model, (early, e), (late, h), kind) for h in heads] for e in heads])
+    return torch.tensor([[score(model, (early, e), (late, h), kind) for h in heads] for e in heads])
+
+
+def composition_excess(
+    model: AttentionOnlyTransformer, kind: str, score=composition_score
+) -> Float[Tensor, "early late"]:
+    """``composition_scores`` less what random matrices have: their mean in an untrained model of the same shape."""
+    random = AttentionOnlyTransformer(model.config, seed=100).requires_grad_(False)
+    return composition_scores(model, kind, score=score) - composition_scores(random, kind, score=score).mean()
+
+
+def swapped_composition_score(model: AttentionOnlyTransformer, early: Head, late: Head, kind: str) -> float:
+    """The mistake of the paper's first figure, kept as a lesson: ``‖BA‖/(‖A‖‖B‖)`` for a product that is ``AB``.
+
+    Eigenvalues and the trace allow such a cyclic change, the Frobenius norm does not (the authors' correction).
+    """
+    writes, reads = W_OV(model, early), _reads(model, late, kind)
+    product = writes @ reads
+    return torch.linalg.matrix_norm(product.right @ product.left).item() / (writes.norm() * reads.norm())
+
+
+def _reads(model: AttentionOnlyTransformer, head: Head, kind: str) -> LowRank:
+    """The matrix through which a head's queries, keys or values read the residual stream."""
+    return {"Q": W_QK(model, head), "K": W_QK(model, head).T, "V": W_OV(model, head)}[kind]
+

@@ -247,6 +247,32 @@ def eigenvalue_planes(eigenvalues: dict[str, Complex[Tensor, " n"]], caption: st
     return plate(figure, caption)
 
 
+def composition_graph(
+    scores: dict[str, Float[Tensor, "early late"]], early: Sequence[float], late: Sequence[float], caption: str
+) -> Plate:
+    """Heads of layer 0 on the left of each panel, heads of layer 1 on the right, a line for each score above 0.
+
+    The width of a line is the score as a share of the largest of all panels. Dots are the darker the larger the number
+    in ``early`` (of the heads of layer 0) and ``late`` (of layer 1), both from 0 to 1.
+    """
+    figure, all_axes = panels(1, len(scores), width=2.7, height=3.8, sharey=True)
+    widest = max(matrix.max().item() for matrix in scores.values())
+    for axes, (kind, matrix) in zip(all_axes, scores.items(), strict=True):
+        for (i, j), score in zip(torch.cartesian_prod(*map(torch.arange, matrix.shape)).tolist(),
+                                 matrix.flatten().tolist(), strict=True):
+            share = min(1.0, score / widest)
+            if share > 0.02:
+                axes.plot((0, 1), (i, j), color=BLUE, linewidth=6 * share, alpha=0.2 + 0.8 * share,
+                          solid_capstyle="butt", zorder=1)
+        for x, strengths, colours in ((0, early, "Oranges"), (1, late, "Greens")):
+            axes.scatter([x] * len(strengths), range(len(strengths)), c=strengths, cmap=colours, vmin=-0.1, vmax=1,
+                         s=55, edgecolor=GREY, linewidth=0.7, zorder=2)
+        axes.set(title=f"{kind}-composition", xticks=[0, 1], xticklabels=["layer 0", "layer 1"], xlim=(-0.2, 1.2),
+                 yticks=range(len(early)), ylim=(len(early) - 0.5, -0.5))
+    all_axes[0].set_ylabel("head")
+    return plate(figure, caption)
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows under a header. Cells made by ``code`` show a token as it is, whatever characters it has."""

@@ -156,6 +156,115 @@ def mean_outputs(
     return {(layer, head): cache.head_outputs[layer][:, head].mean(dim=(0, 1)) for layer, head in model.heads}
 
 
+# ---- what each order of terms is worth ("Term Importance Analysis") --------------------------------------------
+
+
+def term_importance(model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]) -> list[float]:
+    """Mean loss, in nats, with all terms up to each order: the direct path alone, plus heads, plus pairs of heads, …
+
+    The paper's algorithm. All runs use the attention of the intact model. Each run saves what the heads would write
+    and puts what was saved in the run before into the residual stream; so in run n the stream holds exactly the
+    terms of order n or less. With as many orders as layers nothing is left out.
+    """
+    losses = []
+    for chunk in tokens.split(2):
+        _, cache = model.run_with_cache(chunk)
+        saved = [torch.zeros_like(cache.residual[0])] * model.config.n_layers
+        of_chunk = []
+        for _ in range(model.config.n_layers + 1):
+            stream, fresh = cache.residual[0], []
+            for layer, pattern in enumerate(cache.patterns):
+                fresh.append(_written(model, layer, pattern, stream))
+                stream = stream + saved[layer]
+            saved = fresh
+            of_chunk.append(_loss_of_stream(model, stream, chunk))
+        losses.append(torch.stack(of_chunk) * len(chunk) / len(tokens))
+    return torch.stack(losses).sum(0).tolist()
+
+
+def layer_importance(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]
+) -> dict[tuple[int, ...], float]:
+    """Mean loss, in nats, of the direct path and the single heads of some layers, for every choice of layers.
+
+    Each head reads the embeddings alone, under the attention of the intact model.
+    """
+    layers = range(model.config.n_layers)
+    choices = [choice for n in range(len(layers) + 1) for choice in itertools.combinations(layers, n)]
+    losses = dict.fromkeys(choices, 0.0)
+    for chunk in tokens.split(2):
+        _, cache = model.run_with_cache(chunk)
+        embedded = cache.residual[0]
+        written = [_written(model, layer, pattern, embedded) for layer, pattern in enumerate(cache.patterns)]
+        for choice in choices:
+            stream = embedded + sum(written[layer] for layer in choice)
+            losses[choice] += _loss_of_stream(model, stream, chunk).item() * len(chunk) / len(tokens)
+    return losses
+
+
+def _written(
+    model: AttentionOnlyTransformer, layer: int, pattern: Float[Tensor, "batch head dest src"],
+    stream: Float[Tensor, "batch pos d_model"],
+) -> Float[Tensor, "batch pos d_model"]:
+    """What a layer's heads write together, if they read ``stream`` with the given attention."""
+    values = torch.einsum("bpd,hde->bhpe", stream, model.W_V[layer])
+    return torch.einsum("bhqk,bhke,hed->bqd", pattern, values, model.W_O[layer])
+
+
+def _loss_of_stream(
+    model: AttentionOnlyTransformer, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, ""]:
+    log_probs = (stream[:, :-1] @ model.W_U).log_softmax(-1)
+    return -log_probs.gather(-1, tokens[:, 1:, None]).mean()
+
+
+def losses_without_composition(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], sides: str
+) -> Float[Tensor, "batch pos-1"]:
+    """Loss of every token but the first when some sides of every head ("Q", "K", "V" or several) read embeddings only.
+
+    Attention is computed anew. So ``"K"`` is a model without K-composition, and ``"QKV"`` one whose heads all read
+    what the first layer reads.
+    """
+    losses = []
+    for chunk in tokens.split(2):
+        embedded = stream = model.W_E[chunk]
+        for layer in range(model.config.n_layers):
+            queries, keys, values = (embedded if side in sides else stream for side in "QKV")
+            _, pattern = model.attention(queries, layer, keys_read=keys)
+            stream = stream + _written(model, layer, pattern, values)
+        log_probs = (stream[:, :-1] @ model.W_U).log_softmax(-1)
+        losses.append(-log_probs.gather(-1, chunk[:, 1:, None]).squeeze(-1))
+    return torch.cat(losses)
+
+
+def path_effects(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]
+) -> dict[tuple[Head, ...], float]:
+    """How far each path raises the logit of the next token above the vocabulary's mean, in nats, on average."""
+    _, cache = model.run_with_cache(tokens)
+    wanted = (model.W_U - model.W_U.mean(1, keepdim=True)).T[tokens[:, 1:]]
+
+    def effect(moved: Float[Tensor, "batch pos d_model"]) -> float:
+        return (moved[:, :-1] * wanted).sum(-1).mean().item()
+
+    moved = {(): cache.residual[0]}
+    for layer, pattern in enumerate(cache.patterns):
+        for path, stream in list(moved.items()):
+            for head in range(model.config.n_heads):
+                values = stream @ model.W_V[layer, head]
+                moved[path + ((layer, head),)] = pattern[:, head] @ values @ model.W_O[layer, head]
+    return {path: effect(stream) for path, stream in sorted(moved.items(), key=lambda item: len(item[0]))}
+
+
+def virtual_pattern(
+    cache: Cache, path: tuple[Head, Head], batch: int | slice = slice(None)
+) -> Float[Tensor, "... dest src"]:
+    """The attention of a virtual head, ``A^late A^early``: from where information comes that two heads move on."""
+    (early_layer, early), (late_layer, late) = path
+    return cache.patterns[late_layer][batch, late] @ cache.patterns[early_layer][batch, early]
+
+
 # ---- skip-trigrams in text ------------------------------------------------------------------------------------
 
 

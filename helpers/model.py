@@ -136,13 +136,19 @@ class AttentionOnlyTransformer(nn.Module):
         return residual
 
     def attention(
-        self, residual: Float[Tensor, "batch pos d_model"], layer: int
+        self,
+        residual: Float[Tensor, "batch pos d_model"],
+        layer: int,
+        keys_read: Float[Tensor, "batch pos d_model"] | None = None,
     ) -> tuple[Float[Tensor, "batch head dest src"], Float[Tensor, "batch head dest src"]]:
-        """Scores and pattern of a layer's heads: who attends to whom, the only non-linear step of the model."""
+        """Scores and pattern of a layer's heads: who attends to whom, the only non-linear step of the model.
+
+        ``keys_read`` is what the keys are made of, if it is something else than what the queries are made of.
+        """
         n = residual.shape[1]
-        positioned = residual + self.W_pos[:n]
-        queries = einsum("bpd,hde->bhpe", positioned, self.W_Q[layer] / math.sqrt(self.config.d_head))
-        keys = einsum("bpd,hde->bhpe", positioned, self.W_K[layer])
+        keys_read = residual if keys_read is None else keys_read
+        queries = einsum("bpd,hde->bhpe", residual + self.W_pos[:n], self.W_Q[layer] / math.sqrt(self.config.d_head))
+        keys = einsum("bpd,hde->bhpe", keys_read + self.W_pos[:n], self.W_K[layer])
         if self.smear is not None:
             keys = _smeared(keys, self.smear[layer])
         scores = einsum("bhqe,bhke->bhqk", queries, keys).masked_fill(self.future[:n, :n], -torch.inf)

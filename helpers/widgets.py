@@ -28,11 +28,13 @@ from helpers.measures import (
     mean_outputs,
     random_repeats,
     repeated_random_loss,
+    value_weighted,
 )
 from helpers.model import AttentionOnlyTransformer, Head, Replacements
 from helpers.tokens import Bigrams, EncodedCorpus, Tokenizer
 from helpers.views import Pane, Sight, attention_view, parts, show_both, token_view
 
+WEIGHTS = ("attention", "value-weighted attention")
 LOCK = threading.RLock()  # held by whoever runs a model: a front end may call back in another thread
 RANDOM_LENGTH, RANDOM_SAMPLES = 20, 4  # the repeated random text: tokens in a copy, texts
 
@@ -245,6 +247,7 @@ class TextReading:
 
     tokens: list[str]  # as shown, <START> first
     pattern: Float[Tensor, "dest src"]
+    moved: Float[Tensor, "dest src"]  # value-weighted attention, as a share of all that arrives at a destination
     likely: list[list[tuple[str, float]]]  # at each position, the five likeliest next tokens with their probability
     loss: Float[Tensor, " pos-1"]  # of each token but the first, nats
 
@@ -266,35 +269,41 @@ def explore_text(
     likely = [list(zip(tokenizer.show_all(ids), probabilities, strict=True))
               for ids, probabilities in zip(best.indices.tolist(), best.values.exp().tolist(), strict=True)]
     loss = -log_probs[:-1].gather(1, tokens[0, 1:, None])[:, 0]
-    return TextReading(tokenizer.show_all(tokens[0]), cache.patterns[layer][0, head], likely, loss)
+    moved = value_weighted(cache.patterns[layer], cache.values[layer], model.W_O[layer])[0, head]
+    moved = moved / moved.sum(-1, keepdim=True)
+    return TextReading(tokenizer.show_all(tokens[0]), cache.patterns[layer][0, head], moved, likely, loss)
 
 
 def text_explorer(
-    model: AttentionOnlyTransformer, tokenizer: Tokenizer, text: str, head: Head, position: int | None = None
+    model: AttentionOnlyTransformer, tokenizer: Tokenizer, text: str, head: Head, position: int | None = None,
+    weigh: bool = False,
 ) -> Explorer:
     """Type a text, choose a head and a position: the loss of each token, the head's attention, the next token.
 
-    ``position`` is by default the last that has a next token.
+    ``position`` is by default the last that has a next token; ``weigh`` weighs attention by the length of what it
+    moves.
     """
     n = tokenizer.prompt(text, model.config.n_ctx).shape[1]
     slider = ipywidgets.IntSlider(n - 2 if position is None else position, 0, n - 1, description="Position",
                                   continuous_update=False)
     box = text_box(text)
+    weight = ipywidgets.Dropdown(options=WEIGHTS, value=WEIGHTS[weigh], description="Show")
 
     def fit_slider(change) -> None:
         slider.max = min(len(tokenizer.encode(change.new[:10_000])), model.config.n_ctx - 1)
 
-    def show(text: str, head: Head, position: int) -> list[Sight]:
+    def show(text: str, head: Head, position: int, weight: str) -> list[Sight]:
         reading = explore_text(text, model, tokenizer, *head)
         mean_loss = f"Mean loss {reading.loss.mean():.2f} nats a token."
         return [
             token_view(reading.tokens, _from_start(reading.loss), "loss, nats", mean_loss),
-            attention_view(reading.tokens, reading.pattern[None], [head_name(head)]),
+            attention_view(reading.tokens, (reading.moved if weight == WEIGHTS[1] else reading.pattern)[None],
+                           [head_name(head)]),
             prediction_table(reading, min(position, len(reading.tokens) - 1)),
         ]
 
     box.observe(fit_slider, names="value")
-    return Explorer(show, {"text": box, "head": head_menu(model, head), "position": slider})
+    return Explorer(show, {"text": box, "head": head_menu(model, head), "position": slider, "weight": weight})
 
 
 def _from_start(losses: Float[Tensor, " pos-1"]) -> Float[Tensor, " pos"]:

@@ -64,6 +64,8 @@ def test_a_text_is_read_by_every_head(model, tokenizer, text):
         reading = explore_text(text, model, tokenizer, layer, head)
         assert reading.tokens == tokenizer.show_all(tokens[0]) and reading.tokens[0] == "<START>"
         assert torch.equal(reading.pattern, cache.patterns[layer][0, head])
+        moved = reading.pattern * (cache.values[layer][0, head] @ model.W_O[layer, head]).norm(dim=-1)
+        assert torch.allclose(reading.moved, moved / moved.sum(-1, keepdim=True), atol=1e-6)
     assert torch.allclose(reading.loss, loss_per_token(model, tokens)[0])
     for position, likely in enumerate(reading.likely):
         probabilities = logits[0, position].softmax(-1)
@@ -114,6 +116,9 @@ def test_every_control_of_the_text_explorer(model, tokenizer, text):
         explorer.controls["head"].value = head
         assert f"{head[0]}&#58;{head[1]}" in explorer.panes[3].content["text/markdown"]
     assert explorer.panes[0].content == losses
+    attention = explorer.panes[2].content
+    explorer.controls["weight"].value = "value-weighted attention"
+    assert explorer.panes[2].content != attention and explorer.panes[0].content == losses
     for t in range(position.max + 1):
         position.value = t
         assert f"(position {t})" in explorer.panes[-1].content["text/markdown"]

@@ -7,8 +7,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from helpers.circuits import composition_excess
 from helpers.corpus import DATA
-from helpers.measures import all_patterns, prefix_matching_scores, previous_token_score
+from helpers.measures import (
+    all_patterns,
+    layer_importance,
+    prefix_matching_scores,
+    previous_token_score,
+    term_importance,
+)
 from helpers.model import AttentionOnlyTransformer, Head, load_model
 from helpers.tokens import Bigrams, EncodedCorpus, count_bigrams, load_encoded
 from helpers.training import RECIPES, SEEDS, load_history, run_name
@@ -88,6 +95,21 @@ class Book:
     def matching(self) -> Float[Tensor, "layer head"]:
         """Prefix-matching scores of the two-layer model at repeat length 50."""
         return prefix_matching_scores(self.two_layer, length=50)
+
+    @cached_property
+    def composition(self) -> dict[str, Float[Tensor, "early late"]]:
+        """Q-, K- and V-composition scores of the two-layer model above those of random matrices."""
+        return {kind: composition_excess(self.two_layer, kind) for kind in "QKV"}
+
+    @cached_property
+    def loss_by_order(self) -> list[float]:
+        """Loss of the two-layer model on ``text`` with its terms up to each order."""
+        return term_importance(self.two_layer, self.text)
+
+    @cached_property
+    def loss_by_layers(self) -> dict[tuple[int, ...], float]:
+        """Loss on ``text`` with the direct path and the single heads of some layers of the two-layer model."""
+        return layer_importance(self.two_layer, self.text)
 
     @cached_property
     def previous_token_head(self) -> Head:

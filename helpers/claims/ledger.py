@@ -62,7 +62,7 @@ class Claim:
     value: str  # what is measured, with its unit
     bar: Bar
     measure: Callable[[Book], float | None]
-    also_untrained: bool = False  # true of untrained models too: an identity, or geometry
+    also_untrained: bool = False  # true of untrained models too: an identity, geometry, the absence of something
     digits: int = 2
     why_not: str = ""  # what we think is the reason, for a claim that our models do not show, or not all
 
