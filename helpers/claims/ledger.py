@@ -133,6 +133,12 @@ class Ledger:
                   *(f"seed {book.seed}" for book in every_book()[:-1]), "untrained", "verdict"]
         return Table(header, [_row(finding) for finding in self.findings])
 
+    @cached_property
+    def summary(self) -> Table:
+        """The same in fewer columns, for the README."""
+        header = ["chapter", "claim", "the paper", "here, seeds 0, 1, 2", "untrained", "verdict"]
+        return Table(header, [_short_row(finding) for finding in self.findings])
+
     def _repr_markdown_(self) -> str:
         notes = [f"*{f.claim.slug}*: {f.claim.why_not}" for f in self.findings if f.verdict != REPRODUCED]
         return "\n\n".join([self.table._repr_markdown_(), *notes])
@@ -146,6 +152,14 @@ def _row(finding: Finding) -> list[str]:
     return [f"**{claim.slug}** {claim.sentence}", claim.paper, claim.value,
             "equal to rounding" if claim.bar.exact else str(claim.bar),
             *map(claim.show, finding.values), claim.show(finding.control), f"**{finding.verdict}**"]
+
+
+def _short_row(finding: Finding) -> list[str]:
+    claim = finding.claim
+    ours = [claim.show(value) for value in finding.values]
+    measured = ours[0] if len(set(ours)) == 1 else ", ".join(ours)
+    what = "" if claim.bar.exact else f" ({claim.value})"
+    return [claim.chapter, claim.sentence, claim.paper, measured + what, claim.show(finding.control), finding.verdict]
 
 
 def check(*slugs: str) -> Ledger:
