@@ -2,7 +2,7 @@
 
 Each module imports only from those before it in this list::
 
-    corpus  tokens  model  training  circuits  measures  figures  views  widgets
+    corpus  tokens  model  training  circuits  stream  measures  figures  views  widgets
 """
 
 import os

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from PIL import Image
 from torch import Tensor
 
@@ -189,12 +189,13 @@ def bars(
 
 
 def histograms(
-    series: dict[str, Sequence[float]], bounds: tuple[float, float], bins: int, xlabel: str, ylabel: str, caption: str
+    series: dict[str, Sequence[float]], bounds: tuple[float, float], bins: int, xlabel: str, ylabel: str, caption: str,
+    log: bool = False,
 ) -> Plate:
-    """Histograms one above the other on the same axis."""
-    figure, all_axes = panels(len(series), 1, width=6, height=1.7, sharex=True)
+    """Histograms one above the other on the same axis; ``log`` counts on a logarithmic scale."""
+    figure, all_axes = panels(len(series), 1, width=6, height=1.7, sharex=True, sharey=log)
     for axes, (name, values), colour in zip(all_axes, series.items(), COLOURS, strict=False):
-        axes.hist(values, bins=bins, range=bounds, color=colour, edgecolor="white")
+        axes.hist(values, bins=bins, range=bounds, color=colour, edgecolor="white", log=log)
         axes.set(title=name, ylabel=ylabel)
     all_axes[-1].set(xlabel=xlabel)
     return plate(figure, caption)
@@ -271,6 +272,54 @@ def composition_graph(
                  yticks=range(len(early)), ylim=(len(early) - 0.5, -0.5))
     all_axes[0].set_ylabel("head")
     return plate(figure, caption)
+
+
+def architecture(n_layers: int, n_heads: int, caption: str) -> Plate:
+    """A drawing of the model: the residual stream from left to right, heads that read from it and add to it."""
+    width = 2.6 + 3.4 * n_layers
+    figure, (axes,) = panels(width=1.15 * width, height=3.1)
+    axes.set(xlim=(0, width), ylim=(-0.75, 2.8))
+    axes.set_axis_off()
+    _arrow(axes, (0.85, 0), (width - 0.87, 0), GREY, linewidth=5)
+    for x, name, note in ((0.45, "$W_E$", "token"), (width - 0.45, "$W_U$", "logits")):
+        _box(axes, (x, 0), name, 0.75, SKY)
+        axes.text(x, -0.62, note, ha="center", va="center")
+    for layer in range(n_layers):
+        _layer(axes, layer, n_heads, left=1.4 + 3.4 * layer)
+    axes.text(width - 1.3, -0.3, f"$x_{n_layers}$", ha="center", va="center")
+    axes.text(width / 2, -0.62, "residual stream: d_model numbers at each position", ha="center", va="center",
+              color=GREY)
+    return plate(figure, caption)
+
+
+def _layer(axes: Axes, layer: int, n_heads: int, left: float) -> None:
+    """Three of a layer's heads, between the point where they read and the sum to which they write."""
+    fork, sum_at = left, left + 2.9
+    for head, offset in ((0, 0.8), (1, 1.5), (n_heads - 1, 2.55)):
+        _arrow(axes, (fork, 0.08), (left + offset - 0.1, 1.57), BLUE)
+        _arrow(axes, (left + offset + 0.1, 1.57), (sum_at, 0.15), RED)
+        _box(axes, (left + offset, 1.8), f"{layer}:{head}", 0.52, YELLOW)
+    axes.text(left + 2.03, 1.8, "…", ha="center", va="center", fontsize=12)
+    axes.plot(sum_at, 0, marker="o", markersize=13, markerfacecolor="white", markeredgecolor="black")
+    axes.text(sum_at, -0.02, "+", ha="center", va="center", fontsize=12)
+    axes.text(fork, -0.3, f"$x_{layer}$", ha="center", va="center")
+    axes.text(left + 1.6, 2.45, f"layer {layer}: {n_heads} heads", ha="center", va="center")
+    axes.text(left - 0.02, 0.75, "read\n$W_Q, W_K, W_V$", ha="center", va="center", color=BLUE, fontsize=8)
+    axes.text(sum_at + 0.12, 1.3, "write\n$W_O$", ha="center", va="center", color=RED, fontsize=8)
+
+
+def _arrow(
+    axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str, linewidth: float = 1.2
+) -> None:
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=6 + 2 * linewidth, color=colour,
+                                   linewidth=linewidth, shrinkA=0, shrinkB=0))
+
+
+def _box(axes: Axes, centre: tuple[float, float], text: str, width: float, colour: str) -> None:
+    x, y = centre
+    axes.add_patch(FancyBboxPatch((x - width / 2, y - 0.22), width, 0.44, boxstyle="round,pad=0.02", facecolor=colour,
+                                  edgecolor="black", linewidth=0.8))
+    axes.text(x, y, text, ha="center", va="center")
 
 
 @dataclass(frozen=True)

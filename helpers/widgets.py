@@ -20,7 +20,7 @@ from torch import Tensor
 
 from helpers import ReaderError
 from helpers.circuits import HeadReading, read_head
-from helpers.figures import Table, bars, code
+from helpers.figures import Plate, Table, bars, code
 from helpers.measures import (
     destinations_after,
     frequent_tokens,
@@ -31,6 +31,7 @@ from helpers.measures import (
     value_weighted,
 )
 from helpers.model import AttentionOnlyTransformer, Head, Replacements
+from helpers.stream import message_logits, message_names, messages
 from helpers.tokens import Bigrams, EncodedCorpus, Tokenizer
 from helpers.views import Pane, Sight, attention_view, parts, show_both, token_view
 
@@ -322,6 +323,72 @@ def prediction_table(reading: TextReading, position: int) -> Table:
         caption += " the text ends."
     rows = [[code(token), f"{probability:.1%}"] for token, probability in reading.likely[position]]
     return Table(["likely next token", "probability"], rows, caption)
+
+
+# ---- the messages in the stream -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MessageReading:
+    """What every message in the stream at one position is worth to the logit of one token."""
+
+    tokens: list[str]  # of the text, as shown
+    position: int
+    out: str  # the token that the messages speak of, as shown
+    probability: float  # of it, after all of them
+    names: list[str]  # "token", "0:0", …
+    logits: list[float]  # nats above the average over the vocabulary
+
+
+def explore_messages(
+    text: str, model: AttentionOnlyTransformer, tokenizer: Tokenizer, position: int
+) -> MessageReading:
+    """The logit of the token that the text has after ``position`` (after its end: of the likeliest), by message.
+
+    Raises:
+        ReaderError: the text is empty or longer than the context, or has no such position.
+    """
+    tokens = tokenizer.prompt(text, model.config.n_ctx)
+    n = tokens.shape[1]
+    if not 0 <= position < n:
+        raise ReaderError(f"There is no position {position}: this text has positions 0 to {n - 1}.")
+    with torch.no_grad():
+        here = messages(model, tokens)[:, 0, position]
+        probabilities = (here.sum(0) @ model.W_U).softmax(-1)
+        out = int(tokens[0, position + 1]) if position + 1 < n else int(probabilities.argmax())
+        logits = message_logits(model, here, out).tolist()
+    return MessageReading(tokenizer.show_all(tokens[0]), position, tokenizer.show(out), probabilities[out].item(),
+                          message_names(model), logits)
+
+
+def message_explorer(
+    model: AttentionOnlyTransformer, tokenizer: Tokenizer, text: str, position: int
+) -> Explorer:
+    """Type a text and choose a position: which components speak for the token that comes next, and how loudly."""
+    slider = ipywidgets.IntSlider(position, 0, tokenizer.prompt(text, model.config.n_ctx).shape[1] - 1,
+                                  description="Position", continuous_update=False)
+    box = text_box(text)
+
+    def fit_slider(change) -> None:
+        slider.max = min(len(tokenizer.encode(change.new[:10_000])), model.config.n_ctx - 1)
+
+    def show(text: str, position: int) -> list[Sight]:
+        last = tokenizer.prompt(text, model.config.n_ctx).shape[1] - 1
+        return [message_bars(explore_messages(text, model, tokenizer, min(position, last)))]
+
+    box.observe(fit_slider, names="value")
+    return Explorer(show, {"text": box, "position": slider})
+
+
+def message_bars(reading: MessageReading) -> Plate:
+    """A bar for each message."""
+    before = code(*reading.tokens[max(0, reading.position - 8) : reading.position + 1])
+    loudest = max(range(len(reading.names)), key=lambda i: abs(reading.logits[i]))
+    return bars(reading.names, {"logit": reading.logits}, "nats",
+                f"After {before} (position {reading.position}): what each message adds to the logit of "
+                f"{code(reading.out)}. The sum is {sum(reading.logits):.1f} nats, the probability "
+                f"{reading.probability:.1%}; the loudest is {reading.names[loudest]} with "
+                f"{reading.logits[loudest]:+.1f}.")
 
 
 # ---- a source token and a head of the one-layer model ---------------------------------------------------------

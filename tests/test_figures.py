@@ -20,6 +20,10 @@ PLATES = {
         {"one": torch.randn(2, 2)}, ["a", "b"], ["c", "d"], "row", "column", caption, signed=True, numbers=True),
     "bars": lambda caption: figures.bars(["$x", "y"], {"zero": [1, 2], "mean": [2, 1]}, "nats", caption),
     "histograms": lambda caption: figures.histograms({"a": [0.1, 0.2], "b": [0.0]}, (-1, 1), 5, "score", "n", caption),
+    "histograms on a logarithmic scale": lambda caption: figures.histograms(
+        {"a": [0.1, 0.2], "b": [0.0]}, (-1, 1), 5, "score", "n", caption, log=True),
+    "architecture": lambda caption: figures.architecture(2, 12, caption),
+    "architecture without layers": lambda caption: figures.architecture(0, 12, caption),
     "scatter": lambda caption: figures.scatter(
         {"heads": ([0, 1], [1, 0])}, "x", "y", caption, {"heads": ["0:0", "0:1"]}),
     "composition graph": lambda caption: figures.composition_graph(

@@ -21,8 +21,11 @@ from helpers.widgets import (
     example_table,
     explore_ablation,
     explore_head,
+    explore_messages,
     explore_text,
     head_explorer,
+    message_bars,
+    message_explorer,
     prediction_table,
     text_explorer,
     token_of,
@@ -135,6 +138,47 @@ def test_a_mistake_becomes_a_sentence_and_goes_away_again(model, tokenizer, text
     explorer.controls["position"].value = position
     assert explorer.message.value == "" and [pane.content for pane in explorer.panes] == before
 
+
+
+# ---- the messages in the stream -------------------------------------------------------------------------------
+
+
+def test_messages_speak_for_the_token_that_comes_next(model, tokenizer, text):
+    tokens = tokenizer.prompt(text, 64)
+    logits = model(tokens)[0]
+    for position in range(tokens.shape[1]):
+        reading = explore_messages(text, model, tokenizer, position)
+        last = position == tokens.shape[1] - 1
+        out = int(logits[position].argmax()) if last else int(tokens[0, position + 1])
+        assert reading.out == tokenizer.show(out) and reading.names[:2] == ["token", "0:0"]
+        assert sum(reading.logits) == pytest.approx((logits[position, out] - logits[position].mean()).item())
+        assert reading.probability == pytest.approx(logits[position].softmax(-1)[out].item())
+    assert f"(position {position})" in message_bars(reading).caption
+
+
+@pytest.mark.parametrize("typed", FINE)
+def test_the_messages_of_any_text_can_be_explored(model, tokenizer, typed):
+    explorer = message_explorer(model, tokenizer, typed + typed, 1)
+    explorer.controls["text"].value = typed
+    n = tokenizer.prompt(typed, 64).shape[1]
+    assert explorer.message.value == "" and explorer.controls["position"].max == n - 1
+    explorer.controls["position"].value = n - 1
+    assert explorer.message.value == "" and all(pane.content for pane in explorer.panes)
+
+
+@pytest.mark.parametrize("typed", REFUSED, ids=["empty", "100,000 characters", "too long"])
+def test_messages_of_a_text_that_does_not_fit_are_refused(model, tokenizer, typed):
+    with pytest.raises(ReaderError, match=SENTENCE):
+        explore_messages(typed, model, tokenizer, 0)
+    explorer = message_explorer(model, tokenizer, "a", 0)
+    explorer.controls["text"].value = typed
+    assert "<b>" in explorer.message.value
+
+
+@pytest.mark.parametrize("position", [-1, 3])
+def test_a_position_that_is_not_there_is_refused(model, tokenizer, position):
+    with pytest.raises(ReaderError, match="positions 0 to"):
+        explore_messages(tokenizer.decode([5, 6]), model, tokenizer, position)
 
 # ---- the shell ------------------------------------------------------------------------------------------------
 

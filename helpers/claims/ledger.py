@@ -7,8 +7,9 @@ from functools import cached_property
 from tqdm.auto import tqdm
 
 from helpers import ReaderError
-from helpers.claims.book import Book, every_book
+from helpers.claims.book import Book
 from helpers.figures import Table
+from helpers.training import SEEDS
 
 REPRODUCED, WEAKER, NOT_SEEN, UNSTABLE = "reproduced", "weaker", "not seen", "unstable across seeds"
 
@@ -112,12 +113,6 @@ class Finding:
         return WEAKER if all(nearly) else NOT_SEEN
 
 
-def measure(claim: Claim) -> Finding:
-    """Measure a claim on every seed of the book and on the untrained control."""
-    *books, control = every_book()
-    return Finding(claim, [claim.measure(book) for book in books], claim.measure(control))
-
-
 @dataclass(frozen=True)
 class Ledger:
     """Findings, as a table: the claim, the paper's figure, ours on each seed, the control and the verdict."""
@@ -130,7 +125,7 @@ class Ledger:
     @cached_property
     def table(self) -> Table:
         header = ["claim", "paper", "measured", "criterion",
-                  *(f"seed {book.seed}" for book in every_book()[:-1]), "untrained", "verdict"]
+                  *(f"seed {seed}" for seed in SEEDS), "untrained", "verdict"]
         return Table(header, [_row(finding) for finding in self.findings])
 
     @cached_property
@@ -172,4 +167,15 @@ def check(*slugs: str) -> Ledger:
     known = set(CLAIMS) | {claim.chapter for claim in CLAIMS.values()}
     if unknown := [slug for slug in slugs if slug not in known]:
         raise ReaderError(f"There is no claim {unknown[0]!r} in the ledger: 'python -m helpers.claims' lists them all.")
-    return Ledger([measure(claim) for claim in tqdm(wanted, desc="claims", leave=False)])
+    with tqdm(total=len(wanted) * (len(SEEDS) + 1), desc="claims", leave=False) as bar:
+        columns = [_measure(wanted, Book(seed), bar) for seed in (*SEEDS, None)]
+    return Ledger([Finding(claim, values, control) for claim, *values, control in zip(wanted, *columns, strict=True)])
+
+
+def _measure(claims: Sequence[Claim], book: Book, bar: tqdm) -> list[float | None]:
+    """One book after the other, not one claim after the other: so only one book's models are in memory at a time."""
+    values = []
+    for claim in claims:
+        values.append(claim.measure(book))
+        bar.update()
+    return values
