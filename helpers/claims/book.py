@@ -18,7 +18,7 @@ from helpers.measures import (
 )
 from helpers.model import AttentionOnlyTransformer, Head, load_model
 from helpers.tokens import Bigrams, EncodedCorpus, count_bigrams, load_encoded
-from helpers.training import RECIPES, load_history, run_name
+from helpers.training import RECIPES, SEEDS, load_history, run_name
 
 INDUCTION_LINE = 0.3  # prefix matching at repeat length 50 above which a head counts as an induction head
 
@@ -125,6 +125,11 @@ class Book:
     def induction_heads(self) -> list[Head]:
         """Heads of layer 1 above ``INDUCTION_LINE``; none in an untrained model."""
         return [(1, head) for head, score in enumerate(self.matching[1].tolist()) if score > INDUCTION_LINE]
+
+
+def every_book() -> list[Book]:
+    """A fresh one for each seed, and the untrained control at the end."""
+    return [*(Book(seed) for seed in SEEDS), Book(None)]
 
 
 @cache

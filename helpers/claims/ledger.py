@@ -173,7 +173,7 @@ def check(*slugs: str) -> Ledger:
 
 
 def _measure(claims: Sequence[Claim], book: Book, bar: tqdm) -> list[float | None]:
-    """One book after the other, not one claim after the other: so only one book's models are in memory at a time."""
+    """All claims of one book, then those of the next: what a book has loaded and measured is let go of in between."""
     values = []
     for claim in claims:
         values.append(claim.measure(book))
