@@ -419,6 +419,38 @@ def bigram_loss(log_probs: Float[Tensor, " pair"], counts: Bigrams) -> float:
     return -(counts.times * log_probs.double()).sum().item() / counts.n
 
 
+def bigram_lift(table: Float[Tensor, "token next"], counts: Bigrams) -> Float[Tensor, " pair"]:
+    """How far a table of log-probabilities raises each pair's second token above the table's own average of it, nats.
+
+    The average is over the first tokens of the text. For the text's own table this is the pointwise mutual
+    information, ``log (p(a b) / p(a) p(b))``: 0 where the first token says nothing about the second.
+    """
+    weights = (counts.opened / counts.n).to(table.dtype)
+    average = sum(w @ rows.exp() for w, rows in zip(weights.split(512), table.split(512), strict=True))
+    return table[counts.pairs] - average.log()[counts.second]
+
+
+def heads_lift(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"],
+    pairs: tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]],
+) -> Float[Tensor, " pair"]:
+    """How far all heads together raise the logit of each pair's second token where its first one stands, nats.
+
+    On average over ``tokens``, and above what they do on average at any place; logits are taken relative to their
+    mean over the vocabulary. Not a number where the text does not have the first token.
+    """
+    written = torch.zeros_like(model.W_E)
+    with torch.no_grad():
+        for chunk in tokens.split(4):
+            by_heads = model.residual_stream(chunk) - model.W_E[chunk]
+            written.index_add_(0, chunk.flatten(), by_heads.flatten(0, 1))
+    seen = torch.bincount(tokens.flatten(), minlength=model.config.d_vocab)
+    above_average = written / seen[:, None] - written.sum(0) / seen.sum()
+    centred = model.W_U - model.W_U.mean(1, keepdim=True)
+    first, second = pairs
+    return (above_average[first] * centred.T[second]).sum(1)
+
+
 def own_token_ranks(table: Float[Tensor, "token next"]) -> Int[Tensor, " token"]:
     """The place of each token in its own row, 1 for the likeliest: how much it predicts that it comes again."""
     parts = zip(table.split(512), table.diagonal().split(512), strict=True)

@@ -215,6 +215,14 @@ class Bigrams:
         """How many bigrams each token closes."""
         return self.times.new_zeros(self.d_vocab).index_add_(0, self.second, self.times)
 
+    @property
+    def likeliest(self) -> Int[Tensor, " token"]:
+        """What comes most often after each token, of several the one with the smallest id; -1 where nothing follows."""
+        most = self.times.new_zeros(self.d_vocab).scatter_reduce(0, self.first, self.times, "amax")
+        best = self.times == most[self.first]
+        following = torch.full_like(most, self.d_vocab).scatter_reduce(0, self.first[best], self.second[best], "amin")
+        return torch.where(most > 0, following, -1)
+
     def rows(self, start: int, stop: int) -> slice:
         """Where the pairs stand whose first token is one of ``start`` to ``stop`` - 1."""
         return slice(*torch.searchsorted(self.first, self.first.new_tensor([start, stop])).tolist())
@@ -256,7 +264,23 @@ def load_encoded(source: Source = None, cache: Path | None = None, d_vocab: int 
     tokenizer = Tokenizer.train(corpus.read("train"), d_vocab) if own else Tokenizer.load().shortened(d_vocab)
     key = hashlib.sha256((corpus.fingerprint + tokenizer.fingerprint).encode()).hexdigest()[:16]
     file = (cache or platformdirs.user_cache_path("transformer-circuits-book")) / f"{key}.npy"
-    return _read_cache(file, corpus, tokenizer) or _encode_to_cache(file, corpus, tokenizer)
+    if (version := _version_of(file)) not in _read:
+        encoded = _read_cache(file, corpus, tokenizer) or _encode_to_cache(file, corpus, tokenizer)
+        if not (version := _version_of(file)):
+            return encoded
+        _read[version] = encoded
+    return _read[version]
+
+
+_read: dict[tuple, EncodedCorpus] = {}  # what this process has read already, so that it is in memory once
+
+
+def _version_of(file: Path) -> tuple:
+    """Which state of which files of the cache; empty if they are not there."""
+    try:
+        return file, *(path.stat().st_mtime_ns for path in (file, file.with_suffix(".json")))
+    except OSError:
+        return ()
 
 
 def _read_cache(file: Path, corpus: Corpus, tokenizer: Tokenizer) -> EncodedCorpus | None:

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from helpers import ReaderError
 from helpers.figures import density
 from helpers.measures import (
+    bigram_lift,
     bigram_log_probs,
     bigram_loss,
     bigram_losses,
     direct_path,
+    heads_lift,
     own_token_ranks,
     pearson,
     spearman,
@@ -23,7 +25,7 @@ from helpers.model import AttentionOnlyTransformer, ModelConfig
 from helpers.tokens import START, Bigrams, bigrams_of, count_bigrams
 from helpers.training import TrainingConfig, batch, fit_bigrams, widened
 from helpers.widgets import bigram_explorer, bigram_table, explore_bigram
-from tests.examples import random_model
+from tests.examples import random_model, random_tokens
 
 A, B, C, D = range(4)
 streams = st.lists(st.integers(0, 4), min_size=2, max_size=60).map(lambda ids: np.array(ids, dtype=np.uint16))
@@ -49,6 +51,14 @@ def test_counts_of_a_text_made_by_hand():
     assert counts.closed.tolist() == [2, 4, 1, 0]
     assert [counts.row(token).tolist() for token in (A, B, D)] == [[0, 3, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
     assert counts.first[counts.rows(B, D)].tolist() == [B, B, B, C]
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=40))
+def test_the_likeliest_next_token_is_the_most_frequent_one(stream):
+    counts = bigrams(*stream, d_vocab=7)
+    for token, following in enumerate(counts.likeliest.tolist()):
+        row = counts.row(token).tolist()
+        assert following == (row.index(max(row)) if any(row) else -1)
 
 
 def test_counting_in_parts_forgets_no_pair():
@@ -121,6 +131,40 @@ def test_the_direct_path_of_a_zero_layer_model_is_the_model(seed):
 
 
 # ---- ranks and correlations -----------------------------------------------------------------------------------
+
+
+@given(streams)
+def test_the_lift_in_the_text_itself_is_the_pointwise_mutual_information(stream):
+    counts = count_bigrams(stream, 5)
+    table = torch.full((5, 5), -math.inf, dtype=torch.double)
+    table[counts.pairs] = bigram_log_probs(counts)
+    together, first, second = counts.times / counts.n, counts.opened / counts.n, counts.closed / counts.n
+    expected = (together.double() / (first[counts.first].double() * second[counts.second])).log()
+    assert torch.allclose(bigram_lift(table, counts), expected, atol=1e-6)
+
+
+@given(streams, st.integers(0, 2**32))
+def test_a_table_with_equal_rows_lifts_nothing(stream, seed):
+    table = random_log_probs(5, seed)
+    counts = count_bigrams(stream, 5)
+    assert bigram_lift(table[:1].expand(5, 5), counts).abs().max() < 1e-6
+    lifted = table[0] - (counts.opened.double() / counts.n @ table.exp()).log()
+    of_first = counts.first == 0
+    assert torch.allclose(bigram_lift(table, counts)[of_first], lifted[counts.second[of_first]], atol=1e-6)
+
+
+@given(st.integers(0, 2**32))
+def test_what_heads_add_to_a_pair_is_their_mean_logit_after_its_first_token_above_that_anywhere(seed):
+    model = random_model(2, seed=seed)
+    tokens = random_tokens(model, batch=6, seed=seed)
+    added = model(tokens) - model(tokens, replace=dict.fromkeys(model.heads, 0.0))
+    added = added - added.mean(-1, keepdim=True)
+    every = torch.cartesian_prod(torch.arange(11), torch.arange(11)).T
+    found = heads_lift(model, tokens, (every[0], every[1])).view(11, 11)
+    for token in range(11):
+        here = tokens == token
+        expected = added[here].mean(0) - added.mean((0, 1))
+        assert torch.allclose(found[token], expected, equal_nan=True) and (here.any() or found[token].isnan().all())
 
 
 def test_own_token_ranks_of_known_tables():

@@ -49,6 +49,10 @@ class Book:
             return AttentionOnlyTransformer(RECIPES[name].model, seed=1).requires_grad_(False).eval()
         return load_model(DATA / "models" / run_name(name, self.seed))
 
+    def loaded(self, name: str) -> AttentionOnlyTransformer:
+        """One of the models, not kept: for claims that look at it once, since a chapter's memory is small."""
+        return self._model(name)
+
     def double(self, name: str) -> AttentionOnlyTransformer:
         """A copy of one of the models in float64, for identities."""
         return self._model(name).double()
