@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from helpers import ReaderError
 from helpers.model import AttentionOnlyTransformer, Cache, Head
 
 
@@ -67,11 +68,17 @@ class LowRank:
 
     def norm(self) -> float:
         """Frobenius norm, from ``‖AB‖² = tr((AᵀA)(BBᵀ))``. Note that it differs from ``‖BA‖``."""
-        return ((self.left.T @ self.left) * (self.right @ self.right.T)).sum().clamp(min=0).sqrt().item()
+        squares = _inner(self.left.T, self.left) * _inner(self.right, self.right.T)
+        return squares.sum().clamp(min=0).sqrt().item()
+
+    def row_stds(self) -> Float[Tensor, " row"]:
+        """The standard deviation of each row about its own mean, from the covariance of the columns of ``right``."""
+        right = self.centred().right
+        return ((self.left @ (right @ right.T)) * self.left).sum(1).clamp(min=0).sqrt() / math.sqrt(self.shape[1])
 
     def eigenvalues(self) -> Complex[Tensor, " rank"]:
         """The non-zero eigenvalues: those of the small matrix ``BA``, since AB and BA share them."""
-        return torch.linalg.eigvals(self.right.double() @ self.left.double())
+        return torch.linalg.eigvals(_inner(self.right, self.left))
 
     def singular_values(self) -> Float[Tensor, " rank"]:
         """The non-zero singular values, largest first, by two thin QR decompositions."""
@@ -86,17 +93,33 @@ class LowRank:
         U, S, Vh = torch.linalg.svd(r_left @ r_right.T, full_matrices=False)
         return q_left @ U, S, q_right @ Vh.T
 
-    def top_entries(self, k: int, rows_at_once: int = 1024) -> list[tuple[int, int, float]]:
+    def standardised_diagonal(self) -> Float[Tensor, " row"]:
+        """Each diagonal entry less its row's mean, over its row's standard deviation."""
+        return self.centred().diagonal() / self.row_stds()
+
+    def top_entries(self, k: int, rows_at_once: int = 256) -> list[tuple[int, int, float]]:
         """The ``k`` largest entries as ``(row, column, value)``, largest first; only some rows exist at a time."""
         best: list[tuple[float, int, int]] = []
-        n_columns = self.shape[1]
         for start, rows in zip(range(0, self.shape[0], rows_at_once), self.left.split(rows_at_once), strict=True):
-            entries = (rows @ self.right).flatten()
-            values, places = entries.topk(min(k, len(entries)))
-            best += [(v, start + p // n_columns, p % n_columns)
-                     for v, p in zip(values.tolist(), places.tolist(), strict=True)]
-            best = heapq.nlargest(k, best)
+            values, columns = (rows @ self.right).topk(min(k, self.shape[1]), dim=1)
+            values, places = values.flatten().topk(min(k, values.numel()))
+            at = zip(values.tolist(), places.tolist(), columns.flatten()[places].tolist(), strict=True)
+            best = heapq.nlargest(k, best + [(value, start + i // columns.shape[1], column) for value, i, column in at])
         return [(row, column, value) for value, row, column in best]
+
+    def diagonal_ranks(self, rows_at_once: int = 256) -> Int[Tensor, " row"]:
+        """The place of each diagonal entry in its own row, 1 for the largest; only some rows exist at a time."""
+        ranks = []
+        for start, rows in zip(range(0, self.shape[0], rows_at_once), self.left.split(rows_at_once), strict=True):
+            entries = rows @ self.right
+            ranks.append(1 + (entries > entries.diagonal(start)[:, None]).sum(1))
+        return torch.cat(ranks)
+
+
+def _inner(wide: Float[Tensor, "row n"], tall: Float[Tensor, "n column"]) -> Float[Tensor, "row column"]:
+    """``wide @ tall`` in float64, some of the long dimension at a time: no float64 copy of a whole factor is made."""
+    parts = zip(wide.split(4096, dim=1), tall.split(4096), strict=True)
+    return sum(some.double() @ others.double() for some, others in parts)
 
 
 # ---- a head's two circuits ("Splitting Attention Head Terms into Circuits") ------------------------------------
@@ -190,6 +213,28 @@ def path_logits(
     return moved @ model.W_U
 
 
+def logits_by_tables(model: AttentionOnlyTransformer, tokens: Int[Tensor, " pos"]) -> Float[Tensor, "pos d_vocab"]:
+    """The logits of a one-layer model, looked up: no stream, no keys, no values, only tables over tokens and positions.
+
+    Scores are entries of the QK circuits and of their tables with positions; their softmax weighs rows of the OV
+    circuits; the direct path is added. Equal to ``model(tokens)``, but for rounding.
+
+    Raises:
+        ReaderError: the model has more layers, or none, or smears its keys.
+    """
+    if model.config.n_layers != 1 or model.smear is not None:
+        raise ReaderError("Only a one-layer model without smeared keys is a few tables: load data/models/one_layer.")
+    n = len(tokens)
+    logits = model.W_E[tokens] @ model.W_U
+    for head in model.heads:
+        scores = qk_circuit(model, head).rows(tokens)[:, tokens] + positional_scores(model, head)[:n, :n]
+        scores += (model.W_E @ W_QK(model, head) @ model.W_pos.T).rows(tokens)[:, :n]  # a token asks for a place
+        scores += (model.W_pos @ W_QK(model, head) @ model.W_E.T).columns(tokens)[:n]  # a place asks for a token
+        attention = scores.masked_fill(model.future[:n, :n], -torch.inf).softmax(-1)
+        logits += attention @ ov_circuit(model, head).rows(tokens)
+    return logits
+
+
 def score_terms(
     model: AttentionOnlyTransformer, cache: Cache, head: Head, dest: int, src: int
 ) -> Float[Tensor, "part part"]:
@@ -258,6 +303,46 @@ def positivity(eigenvalues: Complex[Tensor, " rank"]) -> float:
 def copying_score(model: AttentionOnlyTransformer, head: Head) -> float:
     """Eigenvalue positivity of the OV circuit: does attending to a token raise that token itself?"""
     return positivity(ov_circuit(model, head).eigenvalues())
+
+
+@dataclass(frozen=True)
+class Copying:
+    """How far a matrix over the vocabulary copies, by the eigenvalues and by four readings of its diagonal.
+
+    A diagonal entry is standardised by its row: less the row's mean, over the row's standard deviation.
+    """
+
+    eigenvalues: float  # Σλ / Σ|λ|
+    mean: float  # of the standardised diagonal
+    median: float
+    first: float  # share of tokens that raise no other token as much as themselves
+    top_k: float  # share of tokens that are among the k that they raise most
+
+
+def copying_summary(circuit: LowRank, k: int = 10) -> Copying:
+    """The paper's score and its alternatives, for an OV circuit ``[source token, out token]`` or a QK circuit."""
+    diagonal = circuit.standardised_diagonal()
+    ranks = circuit.diagonal_ranks()
+    return Copying(positivity(circuit.eigenvalues()), diagonal.mean().item(), diagonal.median().item(),
+                   (ranks == 1).float().mean().item(), (ranks <= k).float().mean().item())
+
+
+def feature_contrasts(
+    circuit: LowRank, plain: Int[Tensor, " pair"], marked: Int[Tensor, " pair"]
+) -> Float[Tensor, "source_pair out_pair"]:
+    """Does a circuit hand on what tells ``marked`` tokens from ``plain`` ones, such as being plural? In nats.
+
+    Entry ``[i, j]``: how much more the marked token of pair j is raised over its plain one after the marked token
+    of pair i than after its plain one. Off the diagonal this is not the copying of any token.
+    """
+    return (circuit.left[marked] - circuit.left[plain]) @ (circuit.right[:, marked] - circuit.right[:, plain])
+
+
+def feature_share(circuit: LowRank, plain: Int[Tensor, " pair"], marked: Int[Tensor, " pair"]) -> float:
+    """Share of positive ``feature_contrasts`` between two different pairs; one half where nothing is handed on."""
+    positive = feature_contrasts(circuit, plain, marked) > 0
+    n = len(plain)
+    return ((positive.sum() - positive.diagonal().sum()) / (n * (n - 1))).item()
 
 
 # ---- composition ("Two-Layer Attention-Only Transformers") -----------------------------------------------------

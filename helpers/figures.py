@@ -190,20 +190,22 @@ def bars(
 
 def histograms(
     series: dict[str, Sequence[float]], bounds: tuple[float, float], bins: int, xlabel: str, ylabel: str, caption: str,
-    log: bool = False,
+    log: bool = False, height: float = 1.7,
 ) -> Plate:
     """Histograms one above the other on the same axis; ``log`` counts on a logarithmic scale."""
-    figure, all_axes = panels(len(series), 1, width=6, height=1.7, sharex=True, sharey=log)
+    figure, all_axes = panels(len(series), 1, width=6, height=height, sharex=True, sharey=log)
     for axes, (name, values), colour in zip(all_axes, series.items(), COLOURS, strict=False):
         axes.hist(values, bins=bins, range=bounds, color=colour, edgecolor="white", log=log)
         axes.set(title=name, ylabel=ylabel)
+        if not log:
+            axes.yaxis.get_major_locator().set_params(integer=True)
     all_axes[-1].set(xlabel=xlabel)
     return plate(figure, caption)
 
 
 def scatter(
     groups: dict[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, caption: str,
-    labels: dict[str, Sequence[str]] | None = None,
+    labels: dict[str, Sequence[str]] | None = None, legend_beside: bool = False,
 ) -> Plate:
     """Points in named groups, each with its own colour and marker; ``labels`` names the points of a group."""
     figure, (axes,) = panels(width=5, height=3.6)
@@ -214,7 +216,7 @@ def scatter(
     axes.axhline(0, color=GREY, linewidth=0.5)
     axes.axvline(0, color=GREY, linewidth=0.5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.legend()
+    axes.legend(**({"loc": "upper left", "bbox_to_anchor": (1, 1)} if legend_beside else {}))
     return plate(figure, caption)
 
 
@@ -320,6 +322,16 @@ def _box(axes: Axes, centre: tuple[float, float], text: str, width: float, colou
     axes.add_patch(FancyBboxPatch((x - width / 2, y - 0.22), width, 0.44, boxstyle="round,pad=0.02", facecolor=colour,
                                   edgecolor="black", linewidth=0.8))
     axes.text(x, y, text, ha="center", va="center")
+
+
+def complex_planes(values: dict[str, Complex[Tensor, " n"]], caption: str, limit: float = 1.3) -> Plate:
+    """Very many complex numbers as dots in the plane, one square for each name, on the same linear axes."""
+    figure, all_axes = panels(1, len(values), width=2.5, height=2.8, sharey=True)
+    for axes, (name, dots) in zip(all_axes, values.items(), strict=True):
+        axes.scatter(dots.real.numpy(), dots.imag.numpy(), s=2, color=BLUE, alpha=0.4, linewidths=0)
+        axes.set(title=name, xlabel="real part", xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+    all_axes[0].set(ylabel="imaginary part")
+    return plate(figure, caption)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ the token at t from those before it.
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from helpers.circuits import HeadReading, ov_circuit, qk_circuit
 from helpers.model import AttentionOnlyTransformer, Cache, Head
-from helpers.tokens import START, Bigrams
+from helpers.tokens import START, Bigrams, Tokenizer
 
 
 def loss_per_token(
@@ -325,6 +326,19 @@ def frequent_tokens(stream: np.ndarray, d_vocab: int, least: int = 1000) -> Int[
     """The tokens that occur at least ``least`` times in a row of ids, in order of their id."""
     counts = sum(np.bincount(part, minlength=d_vocab) for part in np.array_split(stream, 1 + len(stream) // 1_000_000))
     return torch.from_numpy(np.flatnonzero(counts >= least))
+
+
+def token_pairs(
+    tokenizer: Tokenizer, among: Int[Tensor, " token"], change: Callable[[str], str]
+) -> tuple[Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+    """The tokens of ``among`` whose changed text is another token of ``among``, and those others.
+
+    ``change`` makes " words" of " word", say, or returns its argument for a text that it has nothing to do with.
+    """
+    ids = {tokenizer.decode([token]): token for token in among.tolist()}
+    found = [(token, ids[change(text)]) for text, token in ids.items() if ids.get(change(text), token) != token]
+    plain, changed = zip(*found, strict=True) if found else ((), ())
+    return torch.tensor(plain, dtype=torch.long), torch.tensor(changed, dtype=torch.long)
 
 
 @dataclass(frozen=True)

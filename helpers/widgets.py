@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import ipywidgets
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from helpers import ReaderError
-from helpers.circuits import HeadReading, read_head
-from helpers.figures import Plate, Table, bars, code
+from helpers.circuits import Copying, HeadReading, copying_summary, ov_circuit, positivity, qk_circuit, read_head
+from helpers.figures import Plate, Table, bars, code, eigenvalue_planes
 from helpers.measures import (
     destinations_after,
     frequent_tokens,
@@ -237,6 +237,68 @@ def bigram_table(reading: BigramReading, tokenizer: Tokenizer) -> Table:
     caption = f"After {shown}. The corpus {times if reading.n else f'never has anything after {shown}'}."
     header = ["likeliest in the model", "model", "corpus", "most frequent in the corpus", "corpus", "model"]
     return Table(header, rows, caption)
+
+
+# ---- what a head does with the token itself --------------------------------------------------------------------
+
+CIRCUITS = {"OV: does it raise what it attends to?": ov_circuit, "QK: does it attend to the same token?": qk_circuit}
+
+
+@dataclass(frozen=True)
+class CopyingReading:
+    """One circuit of a head, with the row means that a softmax cannot see and without them."""
+
+    eigenvalues: dict[str, Complex[Tensor, " rank"]]  # "as it is" and "rows centred"
+    summary: Copying  # as it is
+    centred_score: float
+    most: list[tuple[str, float]]  # tokens with the largest standardised diagonal entries, as shown
+    least: list[tuple[str, float]]
+
+
+def explore_copying(
+    model: AttentionOnlyTransformer, tokenizer: Tokenizer, among: Int[Tensor, " token"], head: Head, circuit: str,
+    n: int = 8,
+) -> CopyingReading:
+    """Eigenvalues and diagonal of a head's circuit, one of ``CIRCUITS``; ``most`` and ``least`` are out of ``among``.
+
+    Raises:
+        ReaderError: no such head, or another circuit.
+    """
+    _check_heads(model, [head])
+    if circuit not in CIRCUITS:
+        raise ReaderError(f"There is no circuit {circuit!r}: choose one of {', '.join(map(repr, CIRCUITS))}.")
+    matrix = CIRCUITS[circuit](model, head)
+    eigenvalues = {"as it is": matrix.eigenvalues(), "rows centred": matrix.centred().eigenvalues()}
+    diagonal = matrix.standardised_diagonal()
+    order = among[diagonal[among].argsort(descending=True)]
+    most, least = ([(tokenizer.show(token), diagonal[token].item()) for token in tokens.tolist()]
+                   for tokens in (order[:n], order.flip(0)[:n]))
+    return CopyingReading(eigenvalues, copying_summary(matrix), positivity(eigenvalues["rows centred"]), most, least)
+
+
+def copying_explorer(
+    model: AttentionOnlyTransformer, tokenizer: Tokenizer, among: Int[Tensor, " token"], head: Head
+) -> Explorer:
+    """Choose a head and a circuit: its eigenvalues, its summaries, and the tokens at either end of its diagonal."""
+    menu = ipywidgets.Dropdown(options=[*CIRCUITS], description="Circuit", layout={"width": "24em"})
+
+    def show(head: Head, circuit: str) -> list[Sight]:
+        return copying_sights(explore_copying(model, tokenizer, among, head, circuit), head_name(head))
+
+    return Explorer(show, {"head": head_menu(model, head), "circuit": menu})
+
+
+def copying_sights(reading: CopyingReading, name: str) -> list[Sight]:
+    """The eigenvalues with the scores below them, and the tokens of the diagonal's two ends."""
+    s = reading.summary
+    caption = (f"Head {name}: eigenvalue score {s.eigenvalues:+.2f}, with centred rows {reading.centred_score:+.2f}; "
+               f"standardised diagonal {s.mean:+.2f} (mean), {s.median:+.2f} (median); first in its own row "
+               f"{s.first:.1%} of tokens, among the ten first {s.top_k:.1%}.")
+    rows = [[code(most), f"{high:+.1f}", code(least), f"{low:+.1f}"]
+            for (most, high), (least, low) in zip(reading.most, reading.least, strict=True)]
+    header = ["largest own entry", "standard deviations", "smallest own entry", "standard deviations"]
+    return [eigenvalue_planes(reading.eigenvalues, caption, columns=2),
+            Table(header, rows, "Common tokens by their diagonal entry, less the mean of their row, over its spread.")]
 
 
 # ---- a text and a head ----------------------------------------------------------------------------------------

@@ -6,13 +6,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers import ReaderError
 from helpers.circuits import (
     LowRank,
     composition_score,
     composition_scores,
     copying_score,
+    copying_summary,
+    feature_contrasts,
+    feature_share,
     induction_circuit,
+    logits_by_tables,
     matching_score,
     ov_circuit,
     path_logits,
@@ -51,6 +58,118 @@ def test_what_a_low_rank_matrix_tells_is_what_the_dense_one_tells(rows, rank, co
     values = torch.linalg.svdvals(dense)
     ours = matrix.singular_values()
     assert len(ours) == min(rows, rank, columns) and close(ours, values[: len(ours)])
+    assert close(matrix.row_stds(), dense.std(1, correction=0))
+
+
+@given(SIZES, RANKS, SIZES, SEEDS)
+def test_the_svd_is_one(rows, rank, columns, seed):
+    matrix = low_rank(rows, rank, columns, seed)
+    U, S, V = matrix.svd()
+    n = min(rows, rank, columns)
+    assert (U.shape, S.shape, V.shape) == ((rows, n), (n,), (columns, n))
+    assert close(U @ S.diag() @ V.T, matrix.left @ matrix.right)
+    assert close(U.T @ U, torch.eye(n).double()) and close(V.T @ V, torch.eye(n).double())
+    assert bool((S.diff() <= 0).all() and (S >= 0).all()) and close(S, matrix.singular_values())
+
+
+@given(SIZES, RANKS, SIZES, SEEDS, st.integers(1, 200), st.integers(1, 13))
+def test_the_top_entries_are_the_largest_of_all_and_stand_where_they_say(rows, rank, columns, seed, k, at_once):
+    matrix = low_rank(rows, rank, columns, seed)
+    dense = matrix.left @ matrix.right
+    top = matrix.top_entries(k, rows_at_once=at_once)
+    assert len({(row, column) for row, column, _ in top}) == len(top) == min(k, rows * columns)
+    assert all(close(value, dense[row, column].item()) for row, column, value in top)
+    values = torch.tensor([value for *_, value in top], dtype=torch.double)
+    assert close(values, dense.flatten().sort(descending=True).values[:k])
+
+
+def test_the_largest_entries_need_not_be_in_different_rows():
+    matrix = LowRank(torch.tensor([[1.0], [10.0], [0.1]]), torch.tensor([[3.0, 1.0, 2.0]]))
+    assert matrix.top_entries(4, rows_at_once=2) == [(1, 0, 30.0), (1, 2, 20.0), (1, 1, 10.0), (0, 0, 3.0)]
+
+
+@given(SIZES, RANKS, SEEDS, st.integers(1, 13))
+def test_diagonal_ranks_are_the_places_in_the_sorted_rows(size, rank, seed, at_once):
+    matrix = low_rank(size, rank, size, seed)
+    order = matrix.dense().argsort(dim=1, descending=True).tolist()
+    assert matrix.diagonal_ranks(at_once).tolist() == [1 + places.index(i) for i, places in enumerate(order)]
+
+
+def test_equal_entries_share_the_best_place():
+    assert LowRank(torch.ones(3, 1), torch.ones(1, 3)).diagonal_ranks().tolist() == [1, 1, 1]
+
+
+def test_the_norm_survives_cancellation():
+    near_zero = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0], [-1 + 2**-20]])
+    assert LowRank(*near_zero).norm() == pytest.approx(2**-20, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [4095, 4096, 4097, 9000])
+def test_long_factors_are_summed_to_their_ends(n):
+    matrix = low_rank(n, 2, n, seed=n)
+    assert same_but_for_zeros(matrix.eigenvalues(), torch.linalg.eigvals(matrix.right @ matrix.left))
+    squares = sum((rows @ matrix.right).square().sum() for rows in matrix.left.split(500))
+    assert close(matrix.norm(), squares.sqrt().item())
+    single = LowRank(matrix.left.float(), matrix.right.float())
+    assert single.eigenvalues().dtype == torch.complex128
+    assert same_but_for_zeros(single.eigenvalues(), matrix.eigenvalues(), relative=1e-3)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers how many numbers the largest tensor had that was made meanwhile."""
+
+    n = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, (tuple, list)) else [made]:
+            self.n = max(self.n, tensor.numel() if isinstance(tensor, Tensor) else 0)
+        return made
+
+
+BIG, THIN = 50_000, 4
+AT_SCALE = {
+    "T": lambda m: m.T,
+    "product": lambda m: m @ m @ m,
+    "product with a thin one": lambda m: m.left.T @ (m @ m.left),
+    "rows": lambda m: m.rows(torch.arange(100)),
+    "columns": lambda m: m.columns(torch.arange(100)),
+    "entry": lambda m: m.entry(7, BIG - 1),
+    "diagonal": lambda m: m.diagonal(),
+    "centred": lambda m: m.centred(),
+    "row_stds": lambda m: m.row_stds(),
+    "standardised_diagonal": lambda m: m.standardised_diagonal(),
+    "trace": lambda m: m.trace(),
+    "norm": lambda m: m.norm(),
+    "eigenvalues": lambda m: m.eigenvalues(),
+    "singular_values": lambda m: m.singular_values(),
+    "svd": lambda m: m.svd(),
+}
+
+
+@pytest.mark.parametrize("name", AT_SCALE)
+def test_nothing_but_dense_makes_a_matrix_over_a_large_vocabulary(name):
+    matrix = low_rank(BIG, THIN, BIG, seed=0)
+    with LargestTensor() as largest:
+        AT_SCALE[name](matrix)
+    assert largest.n <= 100 * BIG
+
+
+def test_what_goes_over_all_entries_holds_some_rows_at_a_time():
+    matrix = low_rank(2_000, THIN, BIG, seed=0)
+    with LargestTensor() as largest:
+        top = matrix.top_entries(3)
+    assert len(top) == 3 and largest.n <= 256 * BIG
+    square = low_rank(5_000, THIN, 5_000, seed=0)
+    with LargestTensor() as largest:
+        ranks = square.diagonal_ranks()
+    assert len(ranks) == 5_000 and largest.n <= 256 * 5_000
+
+
+def test_the_watcher_of_tensors_sees_a_dense_matrix():
+    with LargestTensor() as largest:
+        low_rank(300, 2, 300, seed=0).dense()
+    assert largest.n == 90_000
 
 
 @given(SIZES, RANKS, SEEDS)
@@ -131,6 +250,19 @@ def test_the_paths_add_up_to_the_logits(n_layers, n_paths):
     assert close(total, logits, 1e-10)
 
 
+@given(SEEDS)
+def test_the_logits_of_one_layer_can_be_looked_up(seed):
+    model = random_model(1, seed=seed)
+    tokens = random_tokens(model, batch=1, seed=seed)
+    assert close(logits_by_tables(model, tokens[0, :6]), model(tokens[:, :6])[0], 1e-10)
+
+
+@pytest.mark.parametrize("n_layers", [0, 2])
+def test_other_models_are_no_set_of_tables(n_layers):
+    with pytest.raises(ReaderError, match="one-layer"):
+        logits_by_tables(random_model(n_layers), torch.tensor([0, 1]))
+
+
 @HEADS
 def test_the_terms_of_a_score_add_up_to_it(head):
     model = random_model(2)
@@ -174,6 +306,45 @@ def test_the_copying_score_of_a_copying_and_of_an_anti_copying_head():
     assert copying_score(copying_model(), (0, 1)) == pytest.approx(-1)
     dense = torch.linalg.eigvals(ov_circuit(random_model(2), (1, 1)).dense())
     assert copying_score(random_model(2), (1, 1)) == pytest.approx(positivity(dense), abs=1e-6)
+
+
+@given(st.integers(3, 12), RANKS, SEEDS)
+def test_the_summaries_of_copying_are_those_of_the_dense_matrix(size, rank, seed):
+    matrix = low_rank(size, rank, size, seed)
+    dense = matrix.dense()
+    own = (dense.diagonal() - dense.mean(1)) / dense.std(1, correction=0)
+    assert close(matrix.standardised_diagonal(), own)
+    ranks = (dense >= dense.diagonal()[:, None]).sum(1)
+    summary = copying_summary(matrix, k=2)
+    assert summary.eigenvalues == pytest.approx(positivity(torch.linalg.eigvals(dense)), abs=1e-6)
+    assert summary.mean == pytest.approx(own.mean().item(), abs=1e-6)
+    assert summary.median == pytest.approx(own.median().item(), abs=1e-6)
+    assert summary.first == pytest.approx((ranks == 1).double().mean().item(), abs=1e-6)
+    assert summary.top_k == pytest.approx((ranks <= 2).double().mean().item(), abs=1e-6)
+
+
+def test_a_copying_circuit_is_first_in_every_row_and_its_opposite_last():
+    copies, opposite = (copying_summary(ov_circuit(copying_model(), (0, h)), k=5) for h in (0, 1))
+    assert (copies.first, copies.top_k, opposite.first, opposite.top_k) == (1, 1, 0, 0)
+    assert copies.mean == copies.median == pytest.approx(5**0.5) and opposite.median == pytest.approx(-(5**0.5))
+
+
+def test_feature_contrasts_are_differences_of_differences():
+    matrix, plain, marked = low_rank(9, 3, 9, seed=0), torch.tensor([0, 2, 5]), torch.tensor([1, 4, 8])
+    d, contrasts = matrix.dense(), feature_contrasts(matrix, plain, marked)
+    for i, (p, m) in enumerate(zip(plain, marked, strict=True)):
+        for j, (q, n) in enumerate(zip(plain, marked, strict=True)):
+            assert close(contrasts[i, j], (d[m, n] - d[m, q]) - (d[p, n] - d[p, q]))
+    off = ~torch.eye(3).bool()
+    assert feature_share(matrix, plain, marked) == pytest.approx((contrasts[off] > 0).double().mean().item())
+
+
+def test_a_circuit_that_hands_on_a_feature_and_no_token_is_told_from_one_that_copies_tokens():
+    plain, marked = torch.arange(4), torch.arange(4, 8)
+    number = torch.cat([-torch.ones(4), torch.ones(4)])[:, None]
+    assert feature_share(LowRank(number, number.T), plain, marked) == 1
+    assert feature_share(LowRank(number, -number.T), plain, marked) == 0
+    assert feature_share(LowRank(torch.eye(8), torch.eye(8)), plain, marked) == 0  # all its contrasts are within pairs
 
 
 # ---- composition ------------------------------------------------------------------------------------------------

@@ -28,8 +28,12 @@ PLATES = {
         {"heads": ([0, 1], [1, 0])}, "x", "y", caption, {"heads": ["0:0", "0:1"]}),
     "composition graph": lambda caption: figures.composition_graph(
         {"Q": torch.tensor([[0.1, -0.2], [0.3, 0.0]]), "K": torch.zeros(2, 2)}, [0.1, 1.0], [0.0, 0.5], caption),
+    "scatter with its legend beside": lambda caption: figures.scatter(
+        {"heads": ([0, 1], [1, 0])}, "x", "y", caption, legend_beside=True),
     "eigenvalues": lambda caption: figures.eigenvalue_planes(
         {"0:0": torch.tensor([1 + 0j, -1j, -2 + 0j]), "0:1": torch.tensor([1e-9 + 0j, 1 + 1j])}, caption, columns=3),
+    "complex planes": lambda caption: figures.complex_planes(
+        {"disc": torch.polar(torch.rand(300), torch.rand(300) * 6), "line": torch.rand(300) + 0j}, caption),
 }
 
 

@@ -9,17 +9,20 @@ import pytest
 import torch
 
 from helpers import ReaderError, views
-from helpers.circuits import ov_circuit, qk_circuit
+from helpers.circuits import copying_summary, ov_circuit, positivity, qk_circuit
 from helpers.figures import Table
 from helpers.measures import loss_per_token
 from helpers.tokens import EncodedCorpus, Tokenizer
 from helpers.views import LIVE
 from helpers.widgets import (
+    CIRCUITS,
     LOCK,
     Explorer,
     ablation_explorer,
+    copying_explorer,
     example_table,
     explore_ablation,
+    explore_copying,
     explore_head,
     explore_messages,
     explore_text,
@@ -179,6 +182,47 @@ def test_messages_of_a_text_that_does_not_fit_are_refused(model, tokenizer, type
 def test_a_position_that_is_not_there_is_refused(model, tokenizer, position):
     with pytest.raises(ReaderError, match="positions 0 to"):
         explore_messages(tokenizer.decode([5, 6]), model, tokenizer, position)
+
+# ---- copying --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, circuit", [*zip(CIRCUITS, (ov_circuit, qk_circuit), strict=True)])
+def test_copying_of_every_head_and_circuit(one_layer, tokenizer, name, circuit):
+    among = torch.arange(3, 40)
+    for head in one_layer.heads:
+        reading = explore_copying(one_layer, tokenizer, among, head, name, n=5)
+        matrix, dense = circuit(one_layer, head), circuit(one_layer, head).dense()
+        assert reading.summary == copying_summary(matrix)
+        assert torch.equal(reading.eigenvalues["as it is"], matrix.eigenvalues())
+        centred = torch.linalg.eigvals(dense - dense.mean(1, keepdim=True))
+        assert reading.centred_score == pytest.approx(positivity(centred), abs=1e-6)
+        own = (dense.diagonal() - dense.mean(1)) / dense.std(1, correction=0)
+        order = sorted(among.tolist(), key=lambda token: -own[token])
+        for tokens, shown in ((order[:5], reading.most), (order[::-1][:5], reading.least)):
+            assert [token for token, _ in shown] == tokenizer.show_all(tokens)
+            assert [entry for _, entry in shown] == pytest.approx(own[tokens].tolist(), abs=1e-6)
+
+
+def test_a_circuit_or_head_that_is_not_there_is_refused(one_layer, tokenizer):
+    with pytest.raises(ReaderError, match=r"no circuit 'OQ': choose one of 'OV: .*'\.$"):
+        explore_copying(one_layer, tokenizer, torch.arange(9), (0, 0), "OQ")
+    with pytest.raises(ReaderError, match="There is no head 1:0"):
+        copying_explorer(one_layer, tokenizer, torch.arange(9), (1, 0))
+
+
+def test_every_control_of_the_copying_explorer(one_layer, tokenizer):
+    explorer = copying_explorer(one_layer, tokenizer, torch.arange(20), (0, 0))
+    seen = set()
+    for head in one_layer.heads:
+        for circuit in CIRCUITS:
+            explorer.controls["head"].value, explorer.controls["circuit"].value = head, circuit
+            summary = explore_copying(one_layer, tokenizer, torch.arange(20), head, circuit).summary
+            caption = explorer.panes[1].content["text/markdown"]
+            assert explorer.message.value == ""
+            assert f"Head {head[0]}:{head[1]}: eigenvalue score {summary.eigenvalues:+.2f}" in caption
+            seen.add(caption)
+    assert len(seen) == 2 * len(one_layer.heads)
+
 
 # ---- the shell ------------------------------------------------------------------------------------------------
 
