@@ -14,7 +14,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from helpers import ReaderError
-from helpers.model import AttentionOnlyTransformer, Cache, Head
+from helpers.model import AttentionOnlyTransformer, Cache, Head, sinusoids
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,32 @@ def positional_scores(model: AttentionOnlyTransformer, head: Head) -> Float[Tens
     return model.W_pos @ W_QK(model, head).dense() @ model.W_pos.T
 
 
+def offset_scores(
+    n_ctx: int, d_model: int, offset: int, n_waves: int, steepness: float = 1.0
+) -> Float[Tensor, "dest src"]:
+    """Position-only scores of a head made by hand that asks for the token ``offset`` places back.
+
+    ``p @ offset_W_QK(...) @ p.T`` for the sinusoids ``p``: a sum of cosines of ``distance - offset``, largest where
+    the distance is ``offset``.
+    """
+    positions = sinusoids(n_ctx, d_model)
+    return positions @ offset_W_QK(n_ctx, d_model, offset, n_waves, steepness).dense() @ positions.T
+
+
+def offset_W_QK(n_ctx: int, d_model: int, offset: int, n_waves: int, steepness: float = 1.0) -> LowRank:
+    """``W_QK`` from rotations alone: each of the ``n_waves`` shortest waves is turned by ``offset`` positions.
+
+    A pair (sin, cos) of a wave with frequency f becomes that of the position ``offset`` places back when it is
+    turned by the angle f·offset, wherever it stands ("Interpreting as Skip-Trigrams", footnote on positional heads).
+    Two dimensions for each wave: a head of width d_head has room for d_head / 2 of them.
+    """
+    turned = float(n_ctx) ** (-torch.arange(0, 2 * n_waves, 2) / d_model) * offset
+    read = torch.eye(d_model)[[*range(n_waves), *range(d_model // 2, d_model // 2 + n_waves)]]
+    cos, sin = turned.cos().diag(), turned.sin().diag()
+    rotation = torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)])
+    return LowRank(steepness * read.T @ rotation, read)
+
+
 @dataclass(frozen=True)
 class HeadReading:
     """What one head does with one source token: who attends to it most, and what that makes likelier.
@@ -173,20 +199,57 @@ def read_head(
 
     Only the tokens of ``among`` are considered: the embeddings of tokens that hardly occur are left-over noise.
     """
-    wanted = qk_circuit(model, head).centred().columns(source)[among].topk(n)
-    raised = ov_circuit(model, head).centred().rows(source)[among].topk(n)
-    return HeadReading(head, source, among[wanted.indices].tolist(), wanted.values.tolist(),
-                       among[raised.indices].tolist(), raised.values.tolist())
+    return _reading(head, *_centred_circuits(model, head), source, among, n)
 
 
 def telling_sources(
     model: AttentionOnlyTransformer, head: Head, among: Int[Tensor, " token"], n: int = 8
 ) -> list[int]:
     """The sources with the strongest skip-trigrams of a head, by largest QK entry times largest OV entry."""
-    qk, ov = qk_circuit(model, head).centred(), ov_circuit(model, head).centred()
-    strongest_wish = torch.cat([qk.columns(chunk)[among].amax(0) for chunk in among.split(512)])
-    strongest_rise = torch.cat([ov.rows(chunk)[:, among].amax(1) for chunk in among.split(512)])
+    return _telling(*_centred_circuits(model, head), among, n)
+
+
+def read_telling_sources(
+    model: AttentionOnlyTransformer, head: Head, among: Int[Tensor, " token"], n_sources: int = 8, n: int = 4
+) -> list[HeadReading]:
+    """``read_head`` for each of the ``telling_sources`` of a head, strongest first."""
+    qk, ov = _centred_circuits(model, head)
+    return [_reading(head, qk, ov, source, among, n) for source in _telling(qk, ov, among, n_sources)]
+
+
+def _centred_circuits(model: AttentionOnlyTransformer, head: Head) -> tuple[LowRank, LowRank]:
+    return qk_circuit(model, head).centred(), ov_circuit(model, head).centred()
+
+
+def _reading(head: Head, qk: LowRank, ov: LowRank, source: int, among: Int[Tensor, " token"], n: int) -> HeadReading:
+    wanted, raised = qk.columns(source)[among].topk(n), ov.rows(source)[among].topk(n)
+    return HeadReading(head, source, among[wanted.indices].tolist(), wanted.values.tolist(),
+                       among[raised.indices].tolist(), raised.values.tolist())
+
+
+def _telling(qk: LowRank, ov: LowRank, among: Int[Tensor, " token"], n: int) -> list[int]:
+    wishes, rises = qk.left[among], ov.right[:, among]
+    strongest_wish = torch.cat([(qk.right.T[chunk] @ wishes.T).amax(1) for chunk in among.split(512)])
+    strongest_rise = torch.cat([(ov.left[chunk] @ rises).amax(1) for chunk in among.split(512)])
     return among[(strongest_wish * strongest_rise).topk(n).indices].tolist()
+
+
+def entry_places(
+    model: AttentionOnlyTransformer, rules: Int[Tensor, "rule 3"], among: Int[Tensor, " token"]
+) -> Float[Tensor, "rule head 2"]:
+    """How far from the top a rule's two entries stand in every head of layer 0, as shares of the tokens ``among``.
+
+    A rule is (source, destination, out). The first share counts the destinations that want the source more than the
+    rule's own (its QK column), the second the outs that the source raises more (its OV row): 0 is the very top.
+    """
+    sources, destinations, outs = rules.T
+    shares = []
+    for head in range(model.config.n_heads):
+        qk, ov = _centred_circuits(model, (0, head))
+        larger = [(entries[:, among] > entries.gather(1, own[:, None])).double().mean(1)
+                  for entries, own in ((qk.columns(sources).T, destinations), (ov.rows(sources), outs))]
+        shares.append(torch.stack(larger, dim=1))
+    return torch.stack(shares, dim=1)
 
 
 # ---- path expansion ("The Path Expansion Trick") ---------------------------------------------------------------

@@ -5,11 +5,12 @@ the token at t from those before it.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -126,6 +127,21 @@ def attention_by_offset(
     return torch.stack(
         [pattern.diagonal(offset=-offset, dim1=-2, dim2=-1).mean(dim=(0, 2)) for offset in range(max_offset + 1)], dim=1
     )
+
+
+def losses_without(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], groups: Iterable[Sequence[int]]
+) -> Float[Tensor, " group"]:
+    """Mean loss, in nats, without each group of heads of the last layer.
+
+    Nothing reads what these heads write but the unembedding, so one forward pass serves for all groups.
+    """
+    cache, losses = Cache(), []
+    model.residual_stream(tokens, cache=cache)
+    for group in groups:
+        stream = cache.residual[-1] - cache.head_outputs[-1][:, list(group)].sum(1)
+        losses.append(F.cross_entropy((stream[:, :-1] @ model.W_U).flatten(0, 1), tokens[:, 1:].flatten()))
+    return torch.stack(losses)
 
 
 def value_weighted(
@@ -313,15 +329,6 @@ def count_skip_trigram(stream: np.ndarray, source: int, destination: int, out: i
                             len(follows_after_source), int((follows_after_source == out).sum()))
 
 
-def most_frequent_rule(
-    stream: np.ndarray, reading: HeadReading, max_gap: int
-) -> tuple[int, int, SkipTrigramCount]:
-    """Of a reading's destinations and outs, the pair that the text has most often after the source, with its count."""
-    pairs = itertools.product(reading.destinations, reading.outs)
-    rules = [(d, o, count_skip_trigram(stream, reading.source, d, o, max_gap)) for d, o in pairs]
-    return max(rules, key=lambda rule: rule[2].n_out_after_source)
-
-
 def frequent_tokens(stream: np.ndarray, d_vocab: int, least: int = 1000) -> Int[Tensor, " token"]:
     """The tokens that occur at least ``least`` times in a row of ids, in order of their id."""
     counts = sum(np.bincount(part, minlength=d_vocab) for part in np.array_split(stream, 1 + len(stream) // 1_000_000))
@@ -339,6 +346,80 @@ def token_pairs(
     found = [(token, ids[change(text)]) for text, token in ids.items() if ids.get(change(text), token) != token]
     plain, changed = zip(*found, strict=True) if found else ((), ())
     return torch.tensor(plain, dtype=torch.long), torch.tensor(changed, dtype=torch.long)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each token stands in a row of ids, sorted once, so that very many skip-trigrams can be counted."""
+
+    stream: np.ndarray
+    order: Int[np.ndarray, " place"]  # every place, by its token and then by its position
+    first: Int[np.ndarray, " token"]  # where each token's places begin in ``order``; the end comes last
+
+    @classmethod
+    def of(cls, stream: np.ndarray, d_vocab: int) -> "Places":
+        stream = np.asarray(stream)
+        first = np.concatenate([[0], np.bincount(stream, minlength=d_vocab).cumsum()])
+        return cls(stream, stream.argsort(kind="stable").astype(np.int32), first)
+
+    def __getitem__(self, token: int) -> Int[np.ndarray, " n"]:
+        return self.order[self.first[token] : self.first[token + 1]]
+
+    def after(self, source: int, destination: int, max_gap: int) -> Int[np.ndarray, " n"]:
+        """As ``destinations_after``, from the sorted places."""
+        destinations, sources = self[destination], self[source]
+        destinations = destinations[destinations < len(self.stream) - 1]
+        sources = np.append(-max_gap - 1, sources)
+        return destinations[destinations - sources[np.searchsorted(sources, destinations) - 1] <= max_gap]
+
+    def outs(self, source: int, destination: int, max_gap: int) -> Int[np.ndarray, " token"]:
+        """How often each token follows ``destination`` with ``source`` 1 to ``max_gap`` tokens before it."""
+        return np.bincount(self.stream[self.after(source, destination, max_gap) + 1], minlength=len(self.first) - 1)
+
+    def times(self, ids: Sequence[int]) -> int:
+        """How often some tokens stand in a row."""
+        places = self[ids[0]]
+        places = places[places <= len(self.stream) - len(ids)]
+        return int(np.all([self.stream[places + i] == token for i, token in enumerate(ids)], axis=0).sum())
+
+    def count(self, source: int, destination: int, out: int, max_gap: int) -> SkipTrigramCount:
+        """As ``count_skip_trigram``, from the sorted places."""
+        destinations = self[destination]
+        follows = self.stream[destinations[destinations < len(self.stream) - 1] + 1]
+        after = self.stream[self.after(source, destination, max_gap) + 1]
+        return SkipTrigramCount(len(follows), int((follows == out).sum()), len(after), int((after == out).sum()))
+
+
+def most_frequent_rule(places: Places, reading: HeadReading, max_gap: int) -> tuple[int, int, SkipTrigramCount]:
+    """Of a reading's destinations and outs, the pair that the text has most often after the source, with its count."""
+    times = {d: places.outs(reading.source, d, max_gap) for d in reading.destinations}
+    destination, out = max(itertools.product(times, reading.outs), key=lambda pair: times[pair[0]][pair[1]])
+    return destination, out, places.count(reading.source, destination, out, max_gap)
+
+
+def frequent_rules(
+    places: Places, reading: HeadReading, max_gap: int, least: int = 10, lift: float = 2
+) -> list[tuple[int, int, SkipTrigramCount]]:
+    """The rules of a reading that the text has, ``least`` times or more and with ``lift``: (dest, out, count)."""
+    rules = []
+    for destination in reading.destinations:
+        times = places.outs(reading.source, destination, max_gap)
+        for out in (out for out in reading.outs if times[out] >= least):
+            count = places.count(reading.source, destination, out, max_gap)
+            if count.lift >= lift:
+                rules.append((destination, out, count))
+    return rules
+
+
+def split_words(tokenizer: Tokenizer, among: Int[Tensor, " token"]) -> Int[Tensor, "word 3"]:
+    """The words of ``among`` that are one token with a leading space and two without: (whole, first, rest)."""
+    found = []
+    for whole in among.tolist():
+        word = tokenizer.decode([whole])
+        pieces = tokenizer.encode(word[1:]) if word[:1] == " " and word[1:].isalpha() else []
+        if len(pieces) == 2:
+            found.append((whole, *pieces))
+    return torch.tensor(found).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -386,6 +467,34 @@ def skip_trigram_bugs(
             effect = min(wanted[first[0]].item(), raised[second[1]].item())
             found.append(SkipTrigramBug(source, first, second, counts[first], counts[second], crossed, effect))
     return sorted(found, key=lambda bug: bug.effect, reverse=True)[:n]
+
+
+def losses_with_unseen_boosts(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], seen: Bool[Tensor, "token next"],
+    keep: Sequence[float],
+) -> Float[Tensor, "keep batch pos-1"]:
+    """Loss per token if only a part of some of the heads' boosts is kept: of those that no bigram of a text supports.
+
+    What the heads add to the logits, all together and above its mean over the vocabulary, is scaled by ``keep``
+    where it is positive and ``seen[present token, out]`` is false. With 1 the model stays as it is, with 0 a head
+    cannot raise what has never followed the present token.
+    """
+    losses = []
+    for chunk in tokens.split(1):
+        logits, next_tokens = model(chunk)[:, :-1], chunk[:, 1:, None]
+        boost = logits - model.W_E[chunk[:, :-1]] @ model.W_U
+        unsupported = (boost - boost.mean(-1, keepdim=True)).clamp(min=0) * ~seen[chunk[:, :-1]]
+        scaled = [(logits - (1 - part) * unsupported).log_softmax(-1) for part in keep]
+        losses.append(torch.stack([-log_p.gather(-1, next_tokens)[..., 0] for log_p in scaled]))
+    return torch.cat(losses, dim=1)
+
+
+def probability_of_unseen(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], seen: Bool[Tensor, "token next"]
+) -> Float[Tensor, "batch pos-1"]:
+    """How much probability the model gives to tokens that never follow the present one: where ``seen`` is false."""
+    parts = [(model(chunk)[:, :-1].softmax(-1) * ~seen[chunk[:, :-1]]).sum(-1) for chunk in tokens.split(1)]
+    return torch.cat(parts)
 
 
 # ---- bigrams ("Zero-Layer Transformers") -----------------------------------------------------------------------
@@ -479,6 +588,27 @@ def pearson(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
 def spearman(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
     """Correlation of ranks: 1 for any increasing relation. Equal values share the mean of their ranks."""
     return pearson(_ranks(x), _ranks(y))
+
+
+def preference(values: Float[Tensor, "row n"], chosen: Bool[Tensor, "row n"]) -> float:
+    """How often a chosen entry is larger than one that is not, of all such pairs within a row; 0.5 is chance.
+
+    The mean over the rows that have entries of both kinds (the area under a ROC curve).
+    """
+    rows = chosen.any(1) & ~chosen.all(1)
+    chosen, ranks = chosen[rows], values[rows].argsort(dim=1, stable=True).argsort(dim=1)
+    n = chosen.sum(1).double()
+    below = (ranks * chosen).sum(1) - n * (n - 1) / 2
+    return (below / (n * (chosen.shape[1] - n))).mean().item()
+
+
+def standard_ranks(rows: Float[Tensor, "row n"]) -> Float[Tensor, "row n"]:
+    """The ranks within each row, centred and of length 1: the dot product of two rows is their rank correlation.
+
+    Equal values are ranked in the order in which they stand, so rows should hardly have any.
+    """
+    ranks = rows.argsort(dim=1, stable=True).argsort(dim=1).double()
+    return F.normalize(ranks - ranks.mean(1, keepdim=True), dim=1)
 
 
 def _ranks(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

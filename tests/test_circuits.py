@@ -1,5 +1,6 @@
 """The algebra, in float64, against the same thing computed the long way round."""
 
+import itertools
 import math
 
 import pytest
@@ -16,22 +17,26 @@ from helpers.circuits import (
     composition_scores,
     copying_score,
     copying_summary,
+    entry_places,
     feature_contrasts,
     feature_share,
     induction_circuit,
     logits_by_tables,
     matching_score,
+    offset_scores,
+    offset_W_QK,
     ov_circuit,
     path_logits,
     paths,
     positivity,
     qk_circuit,
     read_head,
+    read_telling_sources,
     score_parts,
     score_terms,
     telling_sources,
 )
-from helpers.model import AttentionOnlyTransformer
+from helpers.model import AttentionOnlyTransformer, sinusoids
 from tests.examples import close, low_rank, random_model, random_tokens, same_but_for_zeros
 
 SIZES = st.integers(1, 12)
@@ -234,6 +239,32 @@ def test_reading_a_head_takes_the_largest_centred_entries_among_the_tokens_asked
     assert close(torch.tensor(reading.raised).double(), ov[4, reading.outs], 1e-6)
     strength = {s: (max(qk[d, s] for d in among) * max(ov[s, o] for o in among)).item() for s in among.tolist()}
     assert telling_sources(model, (0, 1), among, n=3) == sorted(strength, key=strength.get, reverse=True)[:3]
+    strongest = read_telling_sources(model, (0, 1), among, n_sources=3, n=2)
+    assert strongest == [read_head(model, (0, 1), s, among, n=2) for s in telling_sources(model, (0, 1), among, n=3)]
+
+
+def test_the_place_of_an_entry_is_the_share_of_larger_ones_in_its_column_or_row():
+    model = random_model(1)
+    among, rules = torch.tensor([1, 2, 4, 5, 8]), torch.tensor([[4, 2, 8], [1, 5, 5], [7, 4, 1]])
+    places = entry_places(model, rules, among)
+    for (source, destination, out), h in itertools.product(rules.tolist(), range(2)):
+        column = qk_circuit(model, (0, h)).centred().dense()[:, source]
+        row = ov_circuit(model, (0, h)).centred().dense()[source]
+        expected = [(column[among] > column[destination]).sum().item() / 5, (row[among] > row[out]).sum().item() / 5]
+        assert places[rules.tolist().index([source, destination, out]), h].tolist() == pytest.approx(expected)
+
+
+@given(st.integers(-3, 5), st.integers(1, 8), st.floats(0.1, 4))
+def test_a_head_made_of_rotations_scores_by_the_distance_from_its_offset(offset, n_waves, steepness):
+    n_ctx, d_model = 12, 16
+    frequencies = [float(n_ctx) ** (-2 * wave / d_model) for wave in range(n_waves)]
+    scores = offset_scores(n_ctx, d_model, offset, n_waves, steepness)
+    for dest, src in itertools.product(range(n_ctx), repeat=2):
+        expected = steepness * sum(math.cos(f * (dest - src - offset)) for f in frequencies)
+        assert scores[dest, src].item() == pytest.approx(expected, abs=1e-4)
+    W = offset_W_QK(n_ctx, d_model, offset, n_waves, steepness)
+    assert W.left.shape == (d_model, 2 * n_waves) and W.shape == (d_model, d_model)
+    assert torch.allclose(sinusoids(n_ctx, d_model) @ W.dense() @ sinusoids(n_ctx, d_model).T, scores, atol=1e-4)
 
 
 # ---- path expansion ---------------------------------------------------------------------------------------------

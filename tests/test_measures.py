@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from helpers.circuits import HeadReading, copying_score, matching_score, ov_circuit, qk_circuit
 from helpers.measures import (
+    Places,
     SkipTrigramBug,
     all_patterns,
     attention_by_offset,
@@ -20,15 +21,21 @@ from helpers.measures import (
     induction_targets,
     logit_effect,
     loss_per_token,
+    losses_with_unseen_boosts,
+    losses_without,
     mean_outputs,
     most_frequent_rule,
+    preference,
     prefix_matching_score,
     prefix_matching_scores,
     previous_token_score,
     previous_token_scores,
+    probability_of_unseen,
     random_repeats,
     repeated_random_loss,
     skip_trigram_bugs,
+    spearman,
+    standard_ranks,
     value_weighted,
 )
 from helpers.model import AttentionOnlyTransformer
@@ -275,7 +282,7 @@ def test_bigrams_after_a_source_are_counted(ids, source, max_gap):
 def test_the_rule_that_the_text_has_most_often_is_found():
     stream = np.array([7, 1, 2, 7, 3, 4, 7, 3, 4, 7, 1, 4], dtype=np.uint16)
     reading = HeadReading((0, 0), 7, [1, 3], [0.0, 0.0], [2, 4], [0.0, 0.0])
-    destination, out, count = most_frequent_rule(stream, reading, max_gap=5)
+    destination, out, count = most_frequent_rule(Places.of(stream, 20), reading, max_gap=5)
     assert (destination, out) == (3, 4) and count == count_skip_trigram(stream, 7, 3, 4, 5) and count.n_out == 2
 
 
@@ -296,3 +303,67 @@ def test_a_skip_trigram_bug_is_found_unless_the_text_has_the_crossed_pair_too():
     assert bugs(stream) == [SkipTrigramBug(source, (d1, out1), (d2, out2), 30, 25, 0, effect)]
     assert bugs(stream + [source, d1, out2]) == []  # one in 25 is more than a hundredth
     assert bugs(stream[:-36]) == []  # 19 are too few
+
+
+# ---- what heads and their bugs cost -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_losses_without_heads_of_the_last_layer_are_those_of_their_ablation(n_layers):
+    model = random_model(n_layers)
+    tokens, last = random_tokens(model), n_layers - 1
+    groups = [[], [1], [0, 1]]
+    expected = [loss_per_token(model, tokens, replace={(last, h): 0.0 for h in group}).mean() for group in groups]
+    assert torch.allclose(losses_without(model, tokens, groups), torch.stack(expected))
+    assert len(set(torch.stack(expected).tolist())) == 3
+
+
+def test_boosts_of_unseen_pairs_are_scaled_and_others_left():
+    model = random_model(1)
+    tokens, d_vocab = random_tokens(model), model.config.d_vocab
+    none, every = torch.zeros(d_vocab, d_vocab, dtype=torch.bool), torch.ones(d_vocab, d_vocab, dtype=torch.bool)
+    plain = loss_per_token(model, tokens)
+    kept, half, removed = losses_with_unseen_boosts(model, tokens, none, (1, 0.5, 0))
+    assert torch.allclose(kept, plain) and not torch.allclose(half, removed)
+    assert torch.allclose(losses_with_unseen_boosts(model, tokens, every, (0,))[0], plain)
+    logits, _ = model.run_with_cache(tokens)
+    direct = model.W_E[tokens] @ model.W_U
+    boost = (logits - direct) - (logits - direct).mean(-1, keepdim=True)
+    some = torch.rand(d_vocab, d_vocab, generator=torch.Generator().manual_seed(0)) < 0.5
+    for text, pos in itertools.product(range(3), range(7)):
+        fixed = logits[text, pos].clone()
+        for out in range(d_vocab):
+            if not some[tokens[text, pos], out] and boost[text, pos, out] > 0:
+                fixed[out] -= 0.75 * boost[text, pos, out]
+        expected = F.cross_entropy(fixed, tokens[text, pos + 1])
+        assert torch.isclose(losses_with_unseen_boosts(model, tokens, some, (0.25,))[0, text, pos], expected)
+
+
+def test_the_probability_of_unseen_pairs_is_summed_by_the_present_token():
+    model = random_model(2)
+    tokens = random_tokens(model)
+    seen = torch.ones(11, 11, dtype=torch.bool)
+    seen[tokens[1, 3], 5] = seen[tokens[1, 3], 7] = False
+    unseen = probability_of_unseen(model, tokens, seen)
+    assert torch.isclose(unseen[1, 3], model(tokens).softmax(-1)[1, 3, [5, 7]].sum())
+    assert (unseen[tokens[:, :-1] != tokens[1, 3]] == 0).all() and unseen.shape == (3, 7)
+
+
+@given(st.integers(0, 99))
+def test_products_of_standard_ranks_are_rank_correlations(seed):
+    x, y = torch.randn(2, 9, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
+    one, other = standard_ranks(torch.stack([x, y.exp()]))
+    assert abs((one * other).sum().item() - spearman(x, y)) < 1e-9
+    assert standard_ranks(torch.tensor([[3.0, 9.0, 1.0]])).argsort().tolist() == [[2, 0, 1]]
+
+
+@given(st.integers(0, 99))
+def test_preference_is_the_share_of_pairs_in_which_the_chosen_one_is_larger(seed):
+    generator = torch.Generator().manual_seed(seed)
+    values, chosen = torch.randn(3, 7, generator=generator), torch.rand(3, 7, generator=generator) < 0.4
+    chosen[1], chosen[0, :2] = False, torch.tensor([True, False])
+    shares = []
+    for row, own in zip(values, chosen, strict=True):
+        pairs = list(itertools.product(row[own].tolist(), row[~own].tolist()))
+        shares += [sum(a > b for a, b in pairs) / len(pairs)] if pairs else []
+    assert preference(values, chosen) == pytest.approx(sum(shares) / len(shares))

@@ -7,17 +7,24 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.circuits import composition_excess
+from helpers.circuits import HeadReading, composition_excess, copying_score, read_telling_sources
 from helpers.corpus import DATA
 from helpers.measures import (
+    Places,
+    SkipTrigramBug,
+    SkipTrigramCount,
     all_patterns,
+    frequent_rules,
+    frequent_tokens,
     layer_importance,
     prefix_matching_scores,
     previous_token_score,
+    skip_trigram_bugs,
+    standard_ranks,
     term_importance,
 )
 from helpers.model import AttentionOnlyTransformer, Head, load_model
-from helpers.tokens import Bigrams, EncodedCorpus, count_bigrams, load_encoded
+from helpers.tokens import START, Bigrams, EncodedCorpus, count_bigrams, load_encoded
 from helpers.training import RECIPES, SEEDS, load_history, run_name
 
 INDUCTION_LINE = 0.3  # prefix matching at repeat length 50 above which a head counts as an induction head
@@ -79,6 +86,55 @@ class Book:
     def counts(self) -> Bigrams:
         """Bigrams of the training text."""
         return _counts()
+
+    @property
+    def frequent(self) -> Int[Tensor, " token"]:
+        """The tokens, ``<START>`` aside, that occur at least 1,000 times in the training text."""
+        return _frequent()
+
+    @property
+    def places(self) -> Places:
+        """Where each token stands in the first 8 million tokens of the training text."""
+        return _places()
+
+    @cached_property
+    def telling(self) -> list[HeadReading]:
+        """Each head of the one-layer model on the eight sources with its strongest skip-trigrams, head by head."""
+        model, among = self.one_layer, self.frequent
+        return [reading for head in model.heads for reading in read_telling_sources(model, head, among)]
+
+    @cached_property
+    def real_rules(self) -> list[tuple[HeadReading, int, int, SkipTrigramCount]]:
+        """The rules of ``telling`` that the text has: (reading, destination, out, count), as ``frequent_rules``."""
+        return [(reading, d, out, count) for reading in self.telling
+                for d, out, count in frequent_rules(self.places, reading, self.reach)]
+
+    @cached_property
+    def copying(self) -> Float[Tensor, " head"]:
+        """Copying scores of the one-layer model."""
+        return torch.tensor([copying_score(self.one_layer, head) for head in self.one_layer.heads])
+
+    @property
+    def often(self) -> Float[Tensor, " token"]:
+        """The share of each token among the tokens that follow any token in the training text."""
+        return _often()
+
+    @cached_property
+    def bugs(self) -> list[list[SkipTrigramBug]]:
+        """Bugs of each head's two strongest sources in 2 million tokens: a list for each source."""
+        strongest = [reading for i, reading in enumerate(self.telling) if i % 8 < 2]
+        stream = self.places.stream[:2_000_000]
+        return [skip_trigram_bugs(self.one_layer, r.head, r.source, stream, least=10) for r in strongest]
+
+    @property
+    def next_token_ranks(self) -> Float[Tensor, "dest src"]:
+        """How the frequent tokens rank as what comes after every twentieth of them (rows of ``standard_ranks``)."""
+        return _next_token_ranks()
+
+    @property
+    def reach(self) -> int:
+        """How many tokens back a source may be."""
+        return self.one_layer.config.n_ctx - 1
 
     @cached_property
     def one_layer_patterns(self) -> Float[Tensor, "batch head dest src"]:
@@ -144,6 +200,29 @@ def _corpus() -> EncodedCorpus:
 @cache
 def _text() -> Int[Tensor, "16 256"]:
     return _corpus().contexts("validation", n=16, n_ctx=256, seed=3)
+
+
+@cache
+def _frequent() -> Int[Tensor, " token"]:
+    frequent = frequent_tokens(_corpus().train, _corpus().tokenizer.d_vocab, least=1000)
+    return frequent[frequent != START]
+
+
+@cache
+def _places() -> Places:
+    return Places.of(_corpus().train[:8_000_000], _corpus().tokenizer.d_vocab)
+
+
+@cache
+def _next_token_ranks() -> Float[Tensor, "dest src"]:
+    among, counts = _frequent(), _counts()
+    prior = 10 * _often()[among]  # as if ten tokens more, of the usual kinds, had followed each
+    return standard_ranks(torch.stack([counts.row(d)[among] + prior for d in among[::20].tolist()]))
+
+
+@cache
+def _often() -> Float[Tensor, " token"]:
+    return _counts().closed.double() / _counts().n
 
 
 @cache
