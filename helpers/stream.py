@@ -46,9 +46,10 @@ def message_logits(
 
 
 def random_rotation(size: int, seed: int = 0) -> Float[Tensor, "size size"]:
-    """A random orthogonal matrix, in float64."""
+    """A random orthogonal matrix, all equally likely, in float64: QR with the signs that make it unique."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.double)).Q
+    Q, R = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.double))
+    return Q * R.diagonal().sign()
 
 
 def with_weights(model: AttentionOnlyTransformer, **weights: Float[Tensor, "..."]) -> AttentionOnlyTransformer:

@@ -96,6 +96,11 @@ def test_a_random_rotation_keeps_lengths_and_differs_by_seed(size, seed):
     assert size == 1 or not same(rotation, random_rotation(size, seed + 1))
 
 
+def test_random_rotations_have_no_preferred_direction():
+    traces = torch.stack([random_rotation(8, seed).trace() for seed in range(400)])
+    assert abs(traces.mean()) < 0.2 and 0.8 < traces.var() < 1.25  # of all orthogonal matrices: mean 0, variance 1
+
+
 def test_weights_are_replaced_in_a_copy_only():
     model = random_model(1)
     before = {name: weight.clone() for name, weight in [*model.named_parameters(), ("W_pos", model.W_pos)]}

@@ -17,7 +17,7 @@ ANALYSIS = "Analyzing a Two-Layer Model"
 @claim("cl-3-compositions", section="Three Kinds of Composition", chapter="05", paper="Q, K and V", bar=EXACT,
        value="error of queries, keys and values of layer 1 as sums over what the stream holds")
 def _queries_keys_and_values_read_earlier_heads(book: Book) -> float:
-    """A head of the second layer can read an earlier head's output with its queries, its keys or its values."""
+    """A head of the second layer reads the outputs of earlier heads in three ways: by its queries, keys and values."""
     model = book.double("two_layer")
     _, cache = model.run_with_cache(book.text[:1, :32])
     sources = [cache.residual[0][0], *cache.head_outputs[0][0]]
@@ -80,7 +80,7 @@ def n_standing_out(scores: dict[str, Float[Tensor, "early late"]]) -> int:
 
 @claim("erratum-bug", section="Author's correction (comments)", chapter="05", paper="“more … than it seemed”",
        bar=at_least(1.5, weaker=1.0), digits=1,
-       value="pairs that stand out with the right norm, for each with the wrong one")
+       value="pairs above a quarter of the largest excess, right norm for each with the wrong one")
 def _more_composition_than_it_seemed(book: Book) -> float:
     """There is more composition of heads than the figure with the wrong norm showed."""
     wrong = {kind: composition_excess(book.two_layer, kind, swapped_composition_score) for kind in "QKV"}
@@ -110,7 +110,8 @@ def _second_source_is_local(book: Book) -> float | None:
         return None
     into = book.composition["K"][:, [head for _, head in book.induction_heads]].sum(1)
     into[book.previous_token_head[1]] = -torch.inf
-    return attention_by_offset(book.two_layer_patterns[0], 4)[into.argmax()].sum().item()
+    local = attention_by_offset(book.two_layer_patterns[0], 4)[into.argmax()].sum().item()
+    return local if into.max() > 0 else 0.0
 
 
 @claim("fig26-V-flat", section="Author's correction (comments)", chapter="05", paper="near zero",
@@ -118,7 +119,7 @@ def _second_source_is_local(book: Book) -> float | None:
        why_not="A few pairs do V-compose, about half as strongly as the strongest pair K-composes: chapter 07 finds "
                "that pairs of heads are worth about 0.35 nats here, a little more than in the paper.")
 def _v_composition_is_weak(book: Book) -> float:
-    """The second layer's values hardly read what heads of the first layer wrote."""
+    """V-composition stays far below K-composition."""
     return (book.composition["V"].max() / book.composition["K"].max()).item()
 
 
@@ -134,7 +135,7 @@ def _previous_token_head(book: Book) -> float:
        why_not="With every seed less arrives from there than is looked at, but not always less than half: the value of "
                "the first token has not shrunk quite to nothing.")
 def _start_is_a_resting_place(book: Book) -> float | None:
-    """Induction heads rest on the first token, and move next to nothing from there."""
+    """Induction heads rest on the first token, and move much less from there than they attend to it."""
     if not (heads := [head for _, head in book.induction_heads]):
         return None
     tokens, cache = book.text[:4], Cache()
