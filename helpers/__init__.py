@@ -2,7 +2,7 @@
 
 Each module imports only from those before it in this list::
 
-    corpus  tokens  model  training  circuits  stream  measures  figures  views  widgets
+    corpus  tokens  model  circuits  stream  measures  training  phases  figures  views  widgets  claims
 """
 
 import os

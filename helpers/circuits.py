@@ -425,6 +425,18 @@ def matching_score(model: AttentionOnlyTransformer, head: Head, previous_token_h
     return positivity(induction_circuit(model, head, previous_token_head).eigenvalues())
 
 
+def matching_trace(
+    model: AttentionOnlyTransformer, head: Head, previous_token: Float[Tensor, " head"]
+) -> float:
+    """Trace of the QK circuit of ``head``, its keys read through all heads of layer 0, each as far as it looks back.
+
+    ``W = Σ_e s(e) W_E W_QK W_OV(e)ᵀ W_Eᵀ``, the sum over the heads e of layer 0 with their previous-token scores
+    ``s(e)`` as weights ("trace of QK eigenvalues" in Olsson et al., 2022). A large one matches equal tokens.
+    """
+    through = sum(score * W_OV(model, (0, early)).dense() for early, score in enumerate(previous_token.tolist()))
+    return (W_QK(model, head).dense() @ through.T * (model.W_E.T @ model.W_E)).sum().item()
+
+
 def composition_score(model: AttentionOnlyTransformer, early: Head, late: Head, kind: str) -> float:
     """How much of what ``early`` writes the ``kind`` ("Q", "K" or "V") side of ``late`` reads: ``‖AB‖/(‖A‖‖B‖)``.
 

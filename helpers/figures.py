@@ -96,6 +96,36 @@ def lines(
     return plate(figure, caption)
 
 
+def line_panels(
+    curves: dict[str, dict[str, tuple[Sequence[float], Sequence[float]]]], xlabel: str, ylabels: Sequence[str],
+    caption: str, xscale: str = "log", marks: dict[str, float] | None = None, xticks: Sequence[float] | None = None,
+    share_y: bool = False, width: float = 3.6,
+) -> Plate:
+    """Line charts side by side: for each title, series as in ``lines``; ``marks`` are vertical lines with a name.
+
+    A series has one look in all panels, and is in the legend of the first that has it. ``xticks`` are named on the
+    axis as they are; ``share_y`` gives all panels one vertical scale.
+    """
+    figure, all_axes = panels(1, len(curves), width=width, height=2.8, sharey=share_y)
+    looks: dict[str, dict] = {}
+    for axes, (title, series), ylabel in zip(all_axes, curves.items(), ylabels, strict=True):
+        for name, (x, y) in series.items():
+            is_new, i = name not in looks, len(looks)
+            look = looks.setdefault(name, {"color": COLOURS[i % 7], "linestyle": LINE_STYLES[i % 7]})
+            axes.plot(x, y, label=name if is_new else None, linewidth=1.6, **look)
+        for name, x in (marks or {}).items():
+            axes.axvline(x, color=GREY, linewidth=0.8)
+            axes.annotate(name, (x, 1), xycoords=("data", "axes fraction"), ha="right", va="top", fontsize=7,
+                          color=GREY, rotation=90)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xscale=xscale)
+        if xticks:
+            axes.set_xticks(xticks, map(str, xticks))
+            axes.minorticks_off()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=7)
+    return plate(figure, caption)
+
+
 def heatmaps(
     matrices: dict[str, Float[Tensor, "row column"]], rows: Sequence[str], columns: Sequence[str], ylabel: str,
     xlabel: str, caption: str, signed: bool = False, limit: float | None = None, numbers: bool = False,

@@ -5,7 +5,7 @@ the token at t from those before it.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from helpers.circuits import HeadReading, ov_circuit, qk_circuit
 from helpers.model import AttentionOnlyTransformer, Cache, Head
-from helpers.tokens import START, Bigrams, Tokenizer
+from helpers.tokens import START, Bigrams, Tokenizer, contexts_at
 
 
 def loss_per_token(
@@ -280,6 +280,75 @@ def virtual_pattern(
     """The attention of a virtual head, ``A^late A^early``: from where information comes that two heads move on."""
     (early_layer, early), (late_layer, late) = path
     return cache.patterns[late_layer][batch, late] @ cache.patterns[early_layer][batch, early]
+
+
+# ---- in-context learning, in pairs ----------------------------------------------------------------------------
+
+Pairs = tuple[Int[Tensor, "pair n_ctx"], Int[Tensor, "pair short"]]
+
+
+def pairs_of_contexts(stream: np.ndarray, n: int, n_ctx: int, early: int = 50, width: int = 16, seed: int = 0) -> Pairs:
+    """``n`` contexts, and as many short ones that end in the same ``width`` tokens, there around position ``early``."""
+    short = early + width // 2
+    ends = np.random.default_rng(seed).integers(n_ctx, len(stream), n)
+    return contexts_at(stream, ends - n_ctx + 1, n_ctx), contexts_at(stream, ends - short + 1, short)
+
+
+def paired_icl_scores(
+    model: AttentionOnlyTransformer, pairs: Pairs, removed: Mapping[Hashable, Sequence[Head]] | None = None,
+    width: int = 16,
+) -> dict[Hashable, float]:
+    """In-context-learning score, nats, on the same tokens late in a context and early in a shorter one.
+
+    ``in_context_learning_score`` compares the losses of different tokens, and some tokens are harder than others.
+    In pairs that cancels, so that far fewer texts give the same certainty; the expected value is the same.
+
+    Without each of several groups of heads, if ``removed`` names some: what they write is taken away, but where all
+    others look stays (the "pattern-preserving ablation" of Olsson et al., 2022). Else the one entry is "none".
+    """
+    removed = removed or {"none": ()}
+    late, early = (_losses_at_the_end(model, tokens, removed, width) for tokens in pairs)
+    return {name: late[name] - early[name] for name in removed}
+
+
+def _losses_at_the_end(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], removed: Mapping[Hashable, Sequence[Head]],
+    width: int,
+) -> dict[Hashable, float]:
+    """Mean loss of the last ``width`` tokens without each group of heads; 2 texts at a time keep memory small."""
+    total = dict.fromkeys(removed, 0.0)
+    places = slice(-1 - width, -1)
+    for chunk in tokens.split(2):
+        cache = Cache()
+        with torch.no_grad():
+            residual = model.residual_stream(chunk, cache=cache)[:, places]
+            for name, heads in removed.items():
+                logits = (residual - frozen_contribution(model, cache, heads, places)) @ model.W_U
+                losses = -logits.log_softmax(-1).gather(-1, chunk[:, -width:, None])
+                total[name] += losses.sum().item() / (len(tokens) * width)
+    return total
+
+
+def frozen_contribution(
+    model: AttentionOnlyTransformer, cache: Cache, heads: Sequence[Head], places: slice = slice(None)
+) -> Float[Tensor, "batch place d_model"]:
+    """What the last residual stream would lose without ``heads`` if every attention pattern stayed as it is.
+
+    That is what they write, and what later heads, other than ``heads``, move of it: V-composition, but not Q or K.
+    """
+    lost = torch.zeros_like(cache.residual[0])
+    for layer in range(model.config.n_layers):
+        at = places if layer == model.config.n_layers - 1 else slice(None)
+        gone = [head for at_layer, head in heads if at_layer == layer]
+        kept = [head for head in range(model.config.n_heads) if head not in gone]
+        written = cache.head_outputs[layer][:, gone, at].sum(1)
+        if lost.any():
+            attention = cache.patterns[layer][:, kept, at]
+            moved = (attention.flatten(1, 2) @ lost).unflatten(1, attention.shape[1:3])
+            values = torch.einsum("bhqd,hde->bhqe", moved, model.W_V[layer, kept])
+            written = written + torch.einsum("bhqe,hed->bqd", values, model.W_O[layer, kept])
+        lost = lost[:, at] + written
+    return lost if model.config.n_layers else lost[:, places]
 
 
 # ---- skip-trigrams in text ------------------------------------------------------------------------------------

@@ -80,6 +80,19 @@ class Tokenizer:
         bpe["model"]["merges"] = bpe["model"]["merges"][: d_vocab - N_WITHOUT_MERGES]
         return Tokenizer(BPE.from_str(json.dumps(bpe)))
 
+    def pieces(self, d_vocab: int) -> list[list[int]]:
+        """For each token, the tokens of ``shortened(d_vocab)`` that the same text has there.
+
+        A token above ``d_vocab`` is one merge of two, which are taken apart in turn. That gives what encoding the
+        text anew would: the merges that both vocabularies have are made first, so the others start from them.
+        """
+        bpe = json.loads(self._bpe.to_str())["model"]
+        pieces = [[token] for token in range(N_WITHOUT_MERGES)]
+        for token, pair in enumerate(bpe["merges"], start=N_WITHOUT_MERGES):
+            left, right = (bpe["vocab"][part] for part in pair)
+            pieces.append([token] if token < d_vocab else pieces[left] + pieces[right])
+        return pieces
+
     def save(self, path: Path = TOKENIZER) -> None:
         Path(path).write_text(self._bpe.to_str(pretty=True) + "\n", "utf8")
 
@@ -255,9 +268,10 @@ def bigrams_of(contexts: Int[Tensor, "batch pos"], d_vocab: int) -> Bigrams:
 def load_encoded(source: Source = None, cache: Path | None = None, d_vocab: int = 4096) -> EncodedCorpus:
     """The corpus that ``source`` names, encoded; from the cache where it is already there.
 
-    The shelf (None) is encoded with the tokenizer in data/, any other text with one that is trained on it. The
-    cache is a folder of the platform's own, outside the repository. A damaged cache is made anew; where nothing
-    can be written, the book goes on without one.
+    The shelf (None) is encoded with the tokenizer in data/, any other text with one that is trained on it. A
+    smaller vocabulary of the shelf is had in seconds from the encoding with the full one. The cache is a folder of
+    the platform's own, outside the repository. A damaged cache is made anew; where nothing can be written, the book
+    goes on without one.
     """
     corpus = open_corpus(source)
     own = source is not None
@@ -265,7 +279,9 @@ def load_encoded(source: Source = None, cache: Path | None = None, d_vocab: int 
     key = hashlib.sha256((corpus.fingerprint + tokenizer.fingerprint).encode()).hexdigest()[:16]
     file = (cache or platformdirs.user_cache_path("transformer-circuits-book")) / f"{key}.npy"
     if (version := _version_of(file)) not in _read:
-        encoded = _read_cache(file, corpus, tokenizer) or _encode_to_cache(file, corpus, tokenizer)
+        encoded = _read_cache(file, corpus, tokenizer)
+        if encoded is None:
+            encoded = _write_cache(file, _encoded_anew(corpus, tokenizer, own, cache))
         if not (version := _version_of(file)):
             return encoded
         _read[version] = encoded
@@ -283,6 +299,30 @@ def _version_of(file: Path) -> tuple:
         return ()
 
 
+def _encoded_anew(corpus: Corpus, tokenizer: Tokenizer, own: bool, cache: Path | None) -> EncodedCorpus:
+    if own or tokenizer.d_vocab == (full := Tokenizer.load()).d_vocab:
+        train, validation = (_encode_split(corpus, split, tokenizer) for split in ("train", "validation"))
+    else:
+        fine, pieces = load_encoded(cache=cache), full.pieces(tokenizer.d_vocab)
+        train, validation = (taken_apart(stream, pieces) for stream in (fine.train, fine.validation))
+        corpus.notes.extend(fine.notes)
+    return EncodedCorpus(corpus.name, tokenizer, train, validation, corpus.notes)
+
+
+def taken_apart(stream: np.ndarray, pieces: list[list[int]]) -> np.ndarray:
+    """Every token of a row of ids replaced by its ``Tokenizer.pieces``, a million tokens at a time."""
+    length = np.array([len(p) for p in pieces])
+    first = length.cumsum() - length
+    flat = np.array([piece for p in pieces for piece in p], dtype=stream.dtype)
+    parts = []
+    for start in range(0, len(stream), 1 << 20):
+        tokens = stream[start : start + (1 << 20)]
+        n = length[tokens]
+        within = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
+        parts.append(flat[np.repeat(first[tokens], n) + within])
+    return np.concatenate(parts)
+
+
 def _read_cache(file: Path, corpus: Corpus, tokenizer: Tokenizer) -> EncodedCorpus | None:
     try:
         card = json.loads(file.with_suffix(".json").read_text("utf8"))
@@ -295,10 +335,9 @@ def _read_cache(file: Path, corpus: Corpus, tokenizer: Tokenizer) -> EncodedCorp
         return None
 
 
-def _encode_to_cache(file: Path, corpus: Corpus, tokenizer: Tokenizer) -> EncodedCorpus:
-    train, validation = (_encode_split(corpus, split, tokenizer) for split in ("train", "validation"))
-    ids = np.concatenate([train, validation])
-    card = {"sha256": hashlib.sha256(ids).hexdigest(), "n_train": len(train), "notes": corpus.notes}
+def _write_cache(file: Path, encoded: EncodedCorpus) -> EncodedCorpus:
+    ids = np.concatenate([encoded.train, encoded.validation])
+    card = {"sha256": hashlib.sha256(ids).hexdigest(), "n_train": len(encoded.train), "notes": encoded.notes}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda f: np.save(f, ids))
@@ -306,7 +345,7 @@ def _encode_to_cache(file: Path, corpus: Corpus, tokenizer: Tokenizer) -> Encode
     except OSError as error:
         print(f"The encoded corpus could not be kept in {file.parent} ({error.strerror}): it is made anew next time.",
               file=sys.stderr)
-    return EncodedCorpus(corpus.name, tokenizer, train, validation, corpus.notes)
+    return encoded
 
 
 def _encode_split(corpus: Corpus, split: str, tokenizer: Tokenizer) -> np.ndarray:

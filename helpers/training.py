@@ -40,7 +40,14 @@ from helpers.measures import (
     previous_token_scores,
     repeated_random_loss,
 )
-from helpers.model import AttentionOnlyTransformer, ModelConfig, save_model, save_weights, write_or_explain
+from helpers.model import (
+    AttentionOnlyTransformer,
+    ModelConfig,
+    load_model,
+    save_model,
+    save_weights,
+    write_or_explain,
+)
 from helpers.tokens import Bigrams, EncodedCorpus, bigrams_of, contexts_at, load_encoded
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
@@ -367,11 +374,32 @@ def load_history(folder: Path) -> list[dict]:
     Raises:
         ReaderError: the file is missing or damaged.
     """
+    return _card(folder)["history"]
+
+
+def _card(folder: Path) -> dict:
     try:
-        return json.loads((Path(folder) / "history.json").read_text("utf8"))["history"]
-    except (OSError, ValueError, KeyError) as error:
+        card = json.loads((Path(folder) / "history.json").read_text("utf8"))
+        return {name: card[name] for name in ("training", "steps", "history")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReaderError(f"The history in {folder} is missing or damaged ({type(error).__name__}): "
                           "bring it back with 'git checkout data', or train the model again.") from error
+
+
+def load_moments(folder: Path) -> dict[int, AttentionOnlyTransformer]:
+    """The model at every step whose weights were kept, in order, the start and the end of the training included.
+
+    The start is made anew from its seed. Snapshots may be kept in float8, which has three bits after the leading one;
+    they come back as float32.
+
+    Raises:
+        ReaderError: a file is missing or damaged.
+    """
+    folder, card, end = Path(folder), _card(folder), load_model(folder)
+    start = AttentionOnlyTransformer(end.config, card["training"]["seed"]).requires_grad_(False).eval()
+    snapshots = {int(file.stem): load_model(folder, f"snapshots/{file.name}")
+                 for file in sorted((folder / "snapshots").glob("*.safetensors"))}
+    return dict(sorted({**snapshots, 0: start, card["steps"]: end}.items()))
 
 
 def snapshot_steps(n_steps: int, n: int) -> set[int]:
@@ -474,6 +502,9 @@ RECIPES = {
 RECIPES["laptop_one_layer"] = replace(RECIPES["laptop"], model=replace(RECIPES["laptop"].model, n_layers=1))
 RECIPES["laptop_smeared"] = replace(
     RECIPES["laptop"], model=replace(RECIPES["laptop"].model, n_layers=1, smeared_keys=True)
+)
+RECIPES["laptop_two_layer_smeared"] = replace(
+    RECIPES["laptop"], model=replace(RECIPES["laptop"].model, smeared_keys=True)
 )
 BOOK = ("zero_layer", "one_layer", "two_layer")  # these with three seeds each
 SEEDS = (0, 1, 2)

@@ -5,11 +5,13 @@ what cannot be. ``x_explorer`` puts controls before it. What is shown is made of
 the chapters, and is saved with the notebook as it first was, so that a page reads well where nothing runs.
 """
 
+import asyncio
 import html
 import itertools
 import textwrap
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import ipywidgets
@@ -20,12 +22,14 @@ from torch import Tensor
 
 from helpers import ReaderError
 from helpers.circuits import Copying, HeadReading, copying_summary, ov_circuit, positivity, qk_circuit, read_head
-from helpers.figures import Plate, Table, bars, code, eigenvalue_planes
+from helpers.figures import Plate, Table, bars, code, eigenvalue_planes, line_panels
 from helpers.measures import (
     destinations_after,
     frequent_tokens,
     loss_per_token,
     mean_outputs,
+    prefix_matching_scores,
+    previous_token_scores,
     random_repeats,
     repeated_random_loss,
     value_weighted,
@@ -33,6 +37,7 @@ from helpers.measures import (
 from helpers.model import AttentionOnlyTransformer, Head, Replacements
 from helpers.stream import message_logits, message_names, messages
 from helpers.tokens import Bigrams, EncodedCorpus, Tokenizer
+from helpers.training import TrainingState
 from helpers.views import Pane, Sight, attention_view, parts, show_both, token_view
 
 WEIGHTS = ("attention", "value-weighted attention")
@@ -638,3 +643,160 @@ def ablation_sights(reading: AblationReading, gone: Sequence[Head]) -> list[Sigh
         token_view(reading.tokens, _from_start(reading.ablated - reading.intact), "change of loss, nats",
                    f"Change of each token's loss {without}."),
     ]
+
+
+# ---- the course of training -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A model as it was at one step of its training: what a head of it looks at in a text, and what its heads do."""
+
+    reading: TextReading
+    previous_token: Float[Tensor, "layer head"]  # attention to the previous token, on the text
+    prefix_matching: Float[Tensor, "layer head"]  # on repeated random tokens
+
+
+def explore_moment(text: str, model: AttentionOnlyTransformer, tokenizer: Tokenizer, head: Head) -> Moment:
+    """``explore_text``, and the scores of every head.
+
+    Raises:
+        ReaderError: no such head; the text is empty, or longer than the context.
+    """
+    reading = explore_text(text, model, tokenizer, *head)
+    tokens = tokenizer.prompt(text, model.config.n_ctx)
+    return Moment(reading, previous_token_scores(model, tokens), prefix_matching_scores(model, RANDOM_LENGTH))
+
+
+def moment_explorer(
+    moments: dict[int, AttentionOnlyTransformer], tokenizer: Tokenizer, text: str, head: Head, step: int
+) -> Explorer:
+    """Go through a training by a slider: a head's attention in a text, each token's loss, and what all heads do."""
+    box = text_box(text)
+    slider = ipywidgets.SelectionSlider(options=[(f"{s:,}", s) for s in moments], value=step, description="Step",
+                                        continuous_update=False, layout={"width": "98%"})
+    menu = head_menu(moments[step], head)
+
+    def show(step: int, head: Head, text: str) -> list[Sight]:
+        moment = explore_moment(text, moments[step], tokenizer, head)
+        reading = moment.reading
+        return [
+            attention_view(reading.tokens, reading.pattern[None], [head_name(head)], f"Step {step:,}."),
+            token_view(reading.tokens, _from_start(reading.loss), "loss, nats",
+                       f"Mean loss at step {step:,}: {reading.loss.mean():.2f} nats a token."),
+            moment_bars(moment, step),
+        ]
+
+    return Explorer(show, {"step": slider, "head": menu, "text": box})
+
+
+def moment_bars(moment: Moment, step: int) -> Plate:
+    """Both scores of every head."""
+    n_layers, n_heads = moment.prefix_matching.shape
+    names = [head_name((layer, head)) for layer in range(n_layers) for head in range(n_heads)]
+    best = {"previous token": moment.previous_token, "prefix matching": moment.prefix_matching}
+    peaks = [f"{name} {scores.max():.2f} (head {names[int(scores.argmax())]})" for name, scores in best.items()]
+    return bars(names, {name: scores.flatten().tolist() for name, scores in best.items()}, "share of attention",
+                f"Heads at step {step:,}: attention to the previous token in this text, and to the induction target "
+                f"in repeated random tokens. Largest: {', '.join(peaks)}.")
+
+
+class LiveTraining:
+    """A training that goes on when the reader presses a button, with curves that are drawn as it runs.
+
+    It runs as a task of the kernel's own event loop and lets go of it several times a second: so *Stop* is heard at
+    once, and cells can be run meanwhile (the training waits for them). Whatever happens, ``state`` is where it
+    stands, with the model trained so far.
+
+    Args:
+        steps: what ``train`` returns, perhaps with some steps taken already.
+        state: the last that it has yielded.
+    """
+
+    SECONDS_BETWEEN_RESTS, SECONDS_BETWEEN_DRAWINGS = 0.1, 2.0
+
+    def __init__(self, steps: Iterator[TrainingState], state: TrainingState):
+        self._steps, self.state, self.task = steps, state, None
+        self._wanted = False
+        self.train = ipywidgets.Button(description="Train", icon="play", tooltip="go on with the training")
+        self.stop = ipywidgets.Button(description="Stop", icon="stop", tooltip="stop and keep the model", disabled=True)
+        self.bar = ipywidgets.IntProgress(state.step, max=state.n_steps, description="Steps", layout={"width": "98%"})
+        self.message = ipywidgets.HTML()
+        self.panes = [Pane(part) for part in parts(training_plate(state))]
+        self._panel = ipywidgets.VBox([ipywidgets.HBox([self.train, self.stop]), self.bar, self.message])
+        self.train.on_click(self._begin)
+        self.stop.on_click(self._end)
+
+    def _begin(self, _button) -> None:
+        if self.task is None or self.task.done():
+            self.task = asyncio.get_running_loop().create_task(self._run())
+
+    def _end(self, _button) -> None:
+        self._wanted = False
+
+    async def _run(self) -> None:
+        self._set_running(True)
+        self._say("")
+        try:
+            await self._take_steps()
+        except ReaderError as error:
+            self._say(str(error))
+        except Exception as error:
+            self._say(f"The training broke off ({type(error).__name__}: {error}): run the cells above again.")
+            raise
+        finally:
+            self._set_running(False)
+            self._draw()
+
+    async def _take_steps(self) -> None:
+        drawn = rested = time.monotonic()
+        while self._wanted:
+            with LOCK:
+                state = next(self._steps, None)
+            if state is None:
+                self._say("The training is at its end." if self.state.step == self.state.n_steps else
+                          "This training has ended before: run the cells above again to begin another.")
+                return
+            self.state = state
+            if (now := time.monotonic()) - rested > self.SECONDS_BETWEEN_RESTS:
+                if now - drawn > self.SECONDS_BETWEEN_DRAWINGS:
+                    self._draw()
+                    drawn = time.monotonic()
+                await asyncio.sleep(0.001)
+                rested = time.monotonic()
+        self._say(f"Stopped after step {self.state.step:,}: press Train to go on.")
+
+    def _set_running(self, running: bool) -> None:
+        self._wanted, self.train.disabled, self.stop.disabled = running, running, not running
+
+    def _draw(self) -> None:
+        self.bar.value = self.state.step
+        for pane, part in zip(self.panes, parts(training_plate(self.state)), strict=True):
+            pane.show(part)
+
+    def _say(self, sentence: str) -> None:
+        self.message.value = f'<p role="alert"><b>{html.escape(sentence)}</b></p>' if sentence else ""
+
+    def _ipython_display_(self) -> None:
+        words = f"**Training**, as saved at step {self.state.step:,}. Run this cell to go on with it."
+        show_both(self._panel, {"text/markdown": words, "text/plain": words})
+        for pane in self.panes:
+            pane._ipython_display_()
+
+
+def training_plate(state: TrainingState) -> Plate:
+    """Losses and the best scores of any head, as far as the history of a training goes."""
+    rows = state.history[1:] or state.history
+    steps = [max(1, row["step"]) for row in rows]
+
+    def best(name: str) -> list[float]:
+        return [max(map(max, row[name]), default=0.0) for row in rows]
+
+    copies = {name: [row[f"random_{name}_copy"] for row in rows] for name in ("first", "second")}
+    losses = {"validation text": (steps, [row["validation_loss"] for row in rows]),
+              **{f"random tokens, {name} copy": (steps, copy) for name, copy in copies.items()}}
+    scores = {"previous token": (steps, best("previous_token")), "prefix matching": (steps, best("prefix_matching"))}
+    now = (f"Step {state.step:,} of {state.n_steps:,}; at step {steps[-1]:,} the validation loss was "
+           f"{rows[-1]['validation_loss']:.2f} nats, best previous-token score {best('previous_token')[-1]:.2f}, best "
+           f"prefix matching {best('prefix_matching')[-1]:.2f}.")
+    return line_panels({"loss": losses, "best head": scores}, "step", ["nats a token", "share of attention"], now)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from helpers.tokens import EncodedCorpus, load_encoded
@@ -10,6 +11,13 @@ from tests.examples import texts
 
 settings.register_profile("book", deadline=None, derandomize=True, max_examples=50, database=None)
 settings.load_profile("book")
+
+
+@pytest.fixture(autouse=True)
+def ordinary_arithmetic():
+    """Training makes the processor treat denormal numbers as 0, a setting of the whole process: undo it."""
+    yield
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from helpers.circuits import (
     induction_circuit,
     logits_by_tables,
     matching_score,
+    matching_trace,
     offset_scores,
     offset_W_QK,
     ov_circuit,
@@ -426,3 +427,12 @@ def test_the_induction_circuit_is_the_qk_circuit_with_keys_read_through_the_earl
     assert close(induction_circuit(model, (1, 0), (0, 1)).dense(), dense)
     eigenvalues = torch.linalg.eigvals(dense)
     assert matching_score(model, (1, 0), (0, 1)) == pytest.approx(positivity(eigenvalues), abs=1e-6)
+
+
+def test_the_matching_trace_is_the_sum_of_the_induction_circuits_by_how_far_each_looks_back():
+    model = random_model(2)
+    looks_back = torch.tensor([0.7, -0.2], dtype=torch.double)
+    for head in ((1, 0), (1, 1)):
+        dense = sum(s * induction_circuit(model, head, (0, e)).dense() for e, s in enumerate(looks_back))
+        assert matching_trace(model, head, looks_back) == pytest.approx(dense.trace().item())
+        assert matching_trace(model, head, looks_back) != pytest.approx(matching_trace(model, head, looks_back.flip(0)))

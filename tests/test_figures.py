@@ -13,6 +13,9 @@ from helpers.figures import Table, code
 
 PLATES = {
     "lines": lambda caption: figures.lines({"a$b": ([1, 2, 3], [3, 2, 1])}, "x", "y", caption, guides={"floor": 1.0}),
+    "line panels": lambda caption: figures.line_panels(
+        {"one": {"a$b": ([1, 10], [1, 2])}, "two": {"a$b": ([1, 10], [2, 1]), "c": ([1, 10], [0, 1])}}, "x",
+        ["nats", "share"], caption, marks={"here": 3.0}, xticks=[1, 4, 10], share_y=True),
     "heatmaps": lambda caption: figures.heatmaps(
         {"one": torch.rand(3, 2), "two": torch.rand(3, 2)}, ["$", "<b>", "_"], ["x", "^"], "row", "column", caption,
         numbers=True),

@@ -17,6 +17,7 @@ from helpers.measures import (
     attention_by_offset,
     bigrams_after,
     count_skip_trigram,
+    frozen_contribution,
     in_context_learning_score,
     induction_targets,
     logit_effect,
@@ -25,6 +26,8 @@ from helpers.measures import (
     losses_without,
     mean_outputs,
     most_frequent_rule,
+    paired_icl_scores,
+    pairs_of_contexts,
     preference,
     prefix_matching_score,
     prefix_matching_scores,
@@ -367,3 +370,56 @@ def test_preference_is_the_share_of_pairs_in_which_the_chosen_one_is_larger(seed
         pairs = list(itertools.product(row[own].tolist(), row[~own].tolist()))
         shares += [sum(a > b for a, b in pairs) / len(pairs)] if pairs else []
     assert preference(values, chosen) == pytest.approx(sum(shares) / len(shares))
+
+
+# ---- in-context learning, in pairs ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_layers", [1, 2, 3])
+@pytest.mark.parametrize("heads", [[], [(0, 0)], [(0, 1), (-1, 0)], [(-1, 0), (-1, 1)], "all"])
+def test_what_heads_contribute_is_what_is_lost_without_them_if_patterns_are_kept(n_layers, heads):
+    model = random_model(n_layers)
+    heads = model.heads if heads == "all" else list({(layer % n_layers, head) for layer, head in heads})
+    tokens = random_tokens(model)
+    _, cache = model.run_with_cache(tokens)
+    without = model.residual_stream(tokens, patterns=cache.patterns, replace=dict.fromkeys(heads, 0.0))
+    contribution = frozen_contribution(model, cache, heads)
+    torch.testing.assert_close(cache.residual[-1] - contribution, without, rtol=1e-9, atol=1e-9)
+    places = slice(-4, -1)
+    torch.testing.assert_close(frozen_contribution(model, cache, heads, places), contribution[:, places])
+
+
+@given(st.integers(1, 6), st.integers(20, 40), st.integers(2, 8), st.integers(1, 4), st.integers(0, 99))
+def test_pairs_of_contexts_end_in_the_same_tokens(n, n_ctx, early, half, seed):
+    width = 2 * half
+    early = max(early, half + 1)
+    stream = np.arange(1, 200, dtype=np.uint16)
+    long, short = pairs_of_contexts(stream, n, n_ctx, early, width, seed)
+    assert long.shape == (n, n_ctx) and short.shape == (n, early + half)
+    assert (long[:, 0] == START).all() and (short[:, 0] == START).all()
+    assert torch.equal(long[:, -width:], short[:, -width:])
+    for row in (*long, *short):
+        assert (row[1:].diff() == 1).all()  # pieces of the stream
+
+
+def test_the_paired_score_is_the_loss_in_the_long_context_less_that_in_the_short_one():
+    model = random_model(2, n_ctx=24)
+    stream = np.random.default_rng(0).integers(1, 11, 300).astype(np.uint16)
+    pairs = pairs_of_contexts(stream, 6, 24, early=8, width=4)
+    late, early = (loss_per_token(model, tokens)[:, -4:].mean().item() for tokens in pairs)
+    assert abs(late - early) > 1e-3
+    assert paired_icl_scores(model, pairs, width=4) == {"none": pytest.approx(late - early)}
+    removed = {"none": [], "one": [(0, 1)], "all of layer 1": [(1, 0), (1, 1)]}
+    scores = paired_icl_scores(model, pairs, removed, width=4)
+    assert scores["none"] == pytest.approx(late - early)
+    for name, heads in removed.items():
+        losses = [loss_per_token(model, t, patterns=all_patterns(model, t), replace=dict.fromkeys(heads, 0.0))
+                  for t in pairs]
+        assert scores[name] == pytest.approx(losses[0][:, -4:].mean().item() - losses[1][:, -4:].mean().item())
+
+
+def test_a_model_of_bigrams_gains_nothing_from_a_longer_context():
+    model = random_model(0, n_ctx=24)
+    stream = np.random.default_rng(1).integers(1, 11, 300).astype(np.uint16)
+    pairs = pairs_of_contexts(stream, 4, 24, early=8, width=4)
+    assert paired_icl_scores(model, pairs, width=4)["none"] == pytest.approx(0)

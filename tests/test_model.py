@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from helpers import ReaderError
 from helpers.corpus import DATA
-from helpers.model import AttentionOnlyTransformer, Head, ModelConfig, load_model, save_model, sinusoids
+from helpers.model import AttentionOnlyTransformer, Head, ModelConfig, load_model, save_model, save_weights, sinusoids
 from tests.examples import SMALL, random_model, random_tokens
 
 LAYERS = pytest.mark.parametrize("n_layers", [0, 1, 2, 3])
@@ -219,6 +219,76 @@ def test_a_patterns_gradient_reaches_the_weights():
     assert all(weight.grad.abs().sum() > 0 for weight in model.parameters())
 
 
+# ---- smeared keys ------------------------------------------------------------------------------------------------
+
+
+def smeared_model(alpha: float, n_layers: int = 2) -> AttentionOnlyTransformer:
+    """A random model whose keys are smeared, by the same ``alpha`` for every head."""
+    model = random_model(n_layers, smeared_keys=True)
+    model.smear.fill_(alpha)
+    return model
+
+
+def without_smear(model: AttentionOnlyTransformer) -> AttentionOnlyTransformer:
+    ordinary = random_model(model.config.n_layers)
+    ordinary.load_state_dict({name: weight for name, weight in model.state_dict().items() if name != "smear"})
+    return ordinary
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_a_key_that_is_all_its_own_gives_the_ordinary_model(n_layers):
+    model = smeared_model(60.0, n_layers)
+    tokens = random_tokens(model)
+    torch.testing.assert_close(model(tokens), without_smear(model)(tokens), rtol=1e-10, atol=1e-10)
+
+
+def test_a_key_that_is_all_of_the_token_before_scores_as_that_token_does():
+    model = smeared_model(-60.0, n_layers=1)
+    tokens = random_tokens(model)
+    residual = model.W_E[tokens]
+    positioned = residual + model.W_pos
+    queries, keys = (torch.einsum("bpd,hde->bhpe", positioned, w[0]) for w in (model.W_Q, model.W_K))
+    expected = queries @ keys.mT / math.sqrt(SMALL["d_head"])
+    scores, _ = model.attention(residual, 0)
+    for source in range(1, model.config.n_ctx):
+        torch.testing.assert_close(scores[:, :, source:, source], expected[:, :, source:, source - 1])
+    torch.testing.assert_close(scores[:, :, :, 0], expected[:, :, :, 0])  # the first token has none before it
+
+
+def test_each_head_smears_by_its_own_share():
+    model = smeared_model(0.0)
+    model.smear[0, 1] = math.log(3)  # a share of three quarters
+    tokens = random_tokens(model)
+    scores, _ = model.attention(model.W_E[tokens], 0)
+    own, before = (smeared_model(alpha).attention(model.W_E[tokens], 0)[0] for alpha in (60.0, -60.0))
+    for head, share in ((0, 0.5), (1, 0.75)):
+        mixed = share * own[:, head] + (1 - share) * before[:, head]
+        seen = mixed.isfinite()
+        torch.testing.assert_close(scores[:, head][seen], mixed[seen], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [-60.0, 0.0, 1.0])
+def test_smeared_keys_do_not_let_a_position_see_a_later_token(alpha):
+    model = smeared_model(alpha)
+    tokens = random_tokens(model)
+    for t in range(1, model.config.n_ctx):
+        changed = tokens.clone()
+        changed[:, t] = 1 + changed[:, t] % (model.config.d_vocab - 1)
+        assert torch.equal(model(changed)[:, :t], model(tokens)[:, :t])
+
+
+def test_smeared_keys_are_trained_start_at_one_half_and_survive_saving(tmp_path):
+    fresh = AttentionOnlyTransformer(ModelConfig(**SMALL, smeared_keys=True))
+    assert torch.equal(fresh.smear.sigmoid(), torch.full((2, 2), 0.5))
+    fresh(random_tokens(fresh)).square().sum().backward()
+    assert (fresh.smear.grad != 0).all()
+    model = smeared_model(0.5)
+    save_model(model, tmp_path, dtype=torch.float64)
+    tokens = random_tokens(model)
+    torch.testing.assert_close(load_model(tmp_path)(tokens), model.float()(tokens))
+    assert random_model(2).smear is None
+
+
 # ---- sizes and seeds --------------------------------------------------------------------------------------------
 
 
@@ -318,6 +388,16 @@ def test_a_weight_too_many_or_too_few_is_named(saved):
     save_file(weights, saved / "model.safetensors")
     with pytest.raises(ReaderError, match="W_K is None, not"):
         load_model(saved)
+
+
+def test_weights_of_eight_bits_come_back_as_float32_and_nearly_the_same(saved):
+    model = random_model(2)
+    save_weights(model, saved / "snapshots" / "000001.safetensors", torch.float8_e4m3fn)
+    loaded = load_model(saved, "snapshots/000001.safetensors")
+    for name, weight in loaded.named_parameters():
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close(weight.double(), model.get_parameter(name), rtol=2**-4, atol=2**-9)
+    assert not torch.equal(loaded.W_E, load_model(saved).W_E)
 
 
 def test_a_folder_that_cannot_be_written_is_answered_with_a_sentence(tmp_path):

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from helpers import ReaderError
 from helpers.corpus import Corpus
-from helpers.tokens import START, EncodedCorpus, Tokenizer, contexts_at, load_encoded, write_atomically
+from helpers.tokens import START, EncodedCorpus, Tokenizer, contexts_at, load_encoded, taken_apart, write_atomically
 from tests.examples import texts
 
 NASTY = ["<START>", "</script>", "🧑‍🔬 naïve 日本語", "\0", "a\0b\x07", "&amp; &lt;", "\r\n\t ", "\ufeff", "$x$", "\\n"]
 SHIPPED = Tokenizer.load()
+LONG = Tokenizer.train(texts(20), 300)
 
 
 # ---- the tokenizer ----------------------------------------------------------------------------------------------
@@ -69,6 +70,22 @@ def test_a_shortened_tokenizer_is_the_one_that_a_smaller_vocabulary_gives(d_voca
     assert long.shortened(d_vocab).fingerprint == short.fingerprint
     text = texts(21)[-1] + " Übermut ∀"
     assert long.shortened(d_vocab).encode(text) == short.encode(text)
+
+
+@given(st.integers(257, 300), st.text("abdegiklmnoprtu .\n", max_size=80))
+def test_taking_tokens_apart_is_encoding_anew_with_the_smaller_vocabulary(d_vocab, text):
+    pieces = LONG.pieces(d_vocab)
+    stream = np.array([START, *LONG.encode(text)], dtype=np.uint16)
+    assert taken_apart(stream, pieces).tolist() == [START, *LONG.shortened(d_vocab).encode(text)]
+
+
+def test_taking_apart_the_shipped_tokens_is_encoding_anew():
+    python = "    def __init__(self, callback=None):\n        return np.zeros(3)\n"
+    text = "".join(texts(20)) + "\n".join(NASTY) + 4 * python
+    stream = np.array(SHIPPED.encode(text), dtype=np.uint16)
+    for d_vocab in (257, 512, 1000, 4096):
+        apart = taken_apart(stream, SHIPPED.pieces(d_vocab))
+        assert apart.dtype == np.uint16 and apart.tolist() == SHIPPED.shortened(d_vocab).encode(text)
 
 
 @pytest.mark.parametrize("d_vocab", [256, 4097])
@@ -248,6 +265,26 @@ def test_the_shelf_is_encoded_with_the_shipped_tokenizer(tmp_path, monkeypatch):
     encoded = load_encoded(cache=tmp_path)
     assert encoded.tokenizer.fingerprint == SHIPPED.fingerprint
     assert encoded.train.tolist() == [START, *SHIPPED.encode(documents["train"][0])]
+
+
+
+def test_a_smaller_vocabulary_of_the_shelf_is_had_from_the_larger_one(tmp_path, monkeypatch):
+    reads = []
+
+    def read(split):
+        reads.append(split)
+        return iter({"train": texts(5), "validation": ["import os\n"]}[split])
+
+    monkeypatch.setattr("helpers.tokens.open_corpus", lambda source: Corpus("the shelf", "0", read, []))
+    full = load_encoded(cache=tmp_path)
+    reads.clear()
+    small = load_encoded(cache=tmp_path, d_vocab=512)
+    assert not reads and small.tokenizer.d_vocab == 512 and full.tokenizer.d_vocab == 4096
+    expected = [i for text in texts(5) for i in [START, *SHIPPED.shortened(512).encode(text)]]
+    assert small.train.tolist() == expected
+    assert small.validation.tolist() == [START, *SHIPPED.shortened(512).encode("import os\n")]
+    monkeypatch.setattr("helpers.tokens.taken_apart", None)
+    assert load_encoded(cache=tmp_path, d_vocab=512).train.tolist() == expected  # from the cache
 
 
 # ---- writing files ----------------------------------------------------------------------------------------------

@@ -23,10 +23,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import ReaderError, training
-from helpers.measures import loss_per_token
-from helpers.model import ModelConfig, load_model, save_model
+from helpers.corpus import DATA
+from helpers.measures import loss_per_token, prefix_matching_scores
+from helpers.model import AttentionOnlyTransformer, ModelConfig, load_model, save_model
 from helpers.tokens import START, Tokenizer
-from helpers.training import RECIPES, Recipe, TrainingConfig, TrainingState, batch, measurement_steps, run, schedule
+from helpers.training import (
+    RECIPES,
+    Recipe,
+    TrainingConfig,
+    TrainingState,
+    batch,
+    load_history,
+    load_moments,
+    measurement_steps,
+    run,
+    schedule,
+)
 
 N_STEPS = 12
 CONFIG = TrainingConfig(n_tokens=N_STEPS * 2 * 64, batch_size=2, warmup_steps=3, n_measurements=6, precision="float32")
@@ -528,3 +540,59 @@ def test_the_command_itself_prints_the_sentence_and_no_traceback(tmp_path):
                           capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("There is no file or folder 'nowhere'")
+
+
+# ---- what is kept of a run --------------------------------------------------------------------------------------
+
+
+def test_the_history_comes_back_as_it_was_written(corpus, sizes, tmp_path):
+    state = run(sizes, CONFIG, corpus, tmp_path)
+    assert load_history(tmp_path) == state.history
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"history": []}', "\xff"])
+def test_a_missing_or_damaged_history_says_how_to_bring_it_back(tmp_path, content):
+    if content is not None:
+        (tmp_path / "history.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ReaderError, match=r"^The history in .* is missing or damaged .*: bring it back with 'git"):
+        load_history(tmp_path)
+
+
+def test_the_moments_of_a_run_are_its_start_its_snapshots_and_its_end(corpus, sizes, tmp_path):
+    config = replace(CONFIG, n_snapshots=4, seed=5)
+    kept = {state.step: {name: w.clone() for name, w in state.model.state_dict().items()}
+            for state in training.train(sizes, config, corpus, tmp_path)}
+    save_model(state_of(sizes, kept[N_STEPS]), tmp_path)
+    moments = load_moments(tmp_path)
+    assert list(moments) == [0, 4, 8, 12]
+    for step, model in moments.items():
+        assert not any(weight.requires_grad for weight in model.parameters())
+        for name, weight in model.state_dict().items():
+            torch.testing.assert_close(weight, kept[step][name], rtol=2e-3, atol=1e-6)
+    assert torch.equal(moments[0].W_E, kept[0]["W_E"])
+
+
+def state_of(sizes: ModelConfig, weights: dict) -> AttentionOnlyTransformer:
+    model = AttentionOnlyTransformer(sizes)
+    model.load_state_dict(weights)
+    return model
+
+
+def test_the_shipped_moments_are_those_of_the_laptop_recipe():
+    moments = load_moments(DATA / "models" / "laptop")
+    assert list(moments)[0] == 0 and list(moments)[-1] == 2929 and len(moments) == 12
+    assert all(model.config == RECIPES["laptop"].model for model in moments.values())
+    history = {row["step"]: row for row in load_history(DATA / "models" / "laptop")}
+    for step in (0, 2929):  # the two that have a row of the history
+        scores = prefix_matching_scores(moments[step], length=20)
+        assert torch.allclose(scores, torch.tensor(history[step]["prefix_matching"]), atol=2e-3)
+
+
+def test_the_recipes_for_the_laptop_differ_in_layers_and_keys_alone():
+    laptop = RECIPES["laptop"]
+    variants = {"laptop": (2, False), "laptop_one_layer": (1, False), "laptop_smeared": (1, True),
+                "laptop_two_layer_smeared": (2, True)}
+    for name, (n_layers, smeared) in variants.items():
+        assert RECIPES[name] == Recipe(replace(laptop.model, n_layers=n_layers, smeared_keys=smeared), laptop.training)
+    for name in ("laptop_one_layer", "laptop_smeared"):
+        assert load_model(DATA / "models" / name).config == RECIPES[name].model

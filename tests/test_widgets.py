@@ -1,7 +1,10 @@
 """The explorers: their pure functions over all heads and over what readers may type, their shells by code."""
 
+import asyncio
 import re
 import threading
+from collections.abc import Iterator
+from dataclasses import replace
 
 import ipywidgets
 import numpy as np
@@ -11,13 +14,15 @@ import torch
 from helpers import ReaderError, views
 from helpers.circuits import copying_summary, ov_circuit, positivity, qk_circuit
 from helpers.figures import Table
-from helpers.measures import loss_per_token
+from helpers.measures import loss_per_token, prefix_matching_scores, previous_token_scores
 from helpers.tokens import EncodedCorpus, Tokenizer
+from helpers.training import RECIPES, TrainingState, train
 from helpers.views import LIVE
 from helpers.widgets import (
     CIRCUITS,
     LOCK,
     Explorer,
+    LiveTraining,
     ablation_explorer,
     copying_explorer,
     example_table,
@@ -25,10 +30,12 @@ from helpers.widgets import (
     explore_copying,
     explore_head,
     explore_messages,
+    explore_moment,
     explore_text,
     head_explorer,
     message_bars,
     message_explorer,
+    moment_explorer,
     prediction_table,
     text_explorer,
     token_of,
@@ -272,7 +279,8 @@ def test_callbacks_wait_for_whoever_runs_a_model():
 def explorers(model, one_layer, corpus, text) -> list[Explorer]:
     source = corpus.tokenizer.show(corpus.train[1])
     return [text_explorer(model, corpus.tokenizer, text, (0, 0)), head_explorer(one_layer, corpus, source, (0, 1)),
-            ablation_explorer(model, corpus.tokenizer, text, [(0, 1)])]
+            ablation_explorer(model, corpus.tokenizer, text, [(0, 1)]),
+            moment_explorer({0: model, 7: model}, corpus.tokenizer, text, (1, 0), step=7)]
 
 
 def test_every_control_has_a_name_and_waits_until_the_reader_is_done(explorers):
@@ -382,3 +390,148 @@ def test_every_button_takes_its_head_away(model, tokenizer, text):
     explorer.controls["1:0"].value = True
     loss = explore_ablation(text, model, tokenizer, [(1, 0)], "mean").ablated.mean()
     assert f"→ {loss:.2f};" in caption.content["text/markdown"]
+
+
+# ---- the course of training -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def moments(corpus) -> dict:
+    sizes = {"d_vocab": corpus.tokenizer.d_vocab, "d_model": 8, "d_head": 4, "n_ctx": 64}
+    return {step: random_model(2, seed=step, **sizes) for step in (0, 1000, 2000)}
+
+
+def test_a_moment_has_the_scores_of_its_model(moments, tokenizer, text):
+    for model in moments.values():
+        moment = explore_moment(text, model, tokenizer, (1, 1))
+        assert torch.equal(moment.reading.pattern, explore_text(text, model, tokenizer, 1, 1).pattern)
+        assert torch.equal(moment.previous_token, previous_token_scores(model, tokenizer.prompt(text, 64)))
+        assert torch.equal(moment.prefix_matching, prefix_matching_scores(model, 20))
+
+
+def test_the_slider_goes_through_the_moments(moments, tokenizer, text):
+    explorer = moment_explorer(moments, tokenizer, text, (0, 0), step=1000)
+    pictures = set()
+    for step, model in moments.items():
+        explorer.controls["step"].value = step
+        words = [pane.content.get("text/markdown", "") for pane in explorer.panes]
+        loss = explore_text(text, model, tokenizer, 0, 0).loss.mean()
+        assert any(f"Mean loss at step {step:,}: {loss:.2f} nats" in word for word in words)
+        best = prefix_matching_scores(model, 20).max()
+        assert any(f"Heads at step {step:,}" in word and f"prefix matching {best:.2f}" in word for word in words)
+        pictures.add(explorer.panes[-2].content["image/png"])
+    assert len(pictures) == 3
+    explorer.controls["head"].value = (1, 1)
+    assert "1&#58;1" in explorer.panes[1].content["text/markdown"]
+    explorer.controls["text"].value = ""
+    assert "The text is empty" in explorer.message.value
+
+
+class Course:
+    """A short training and a widget that goes on with it; the widget draws and rests after every step."""
+
+    def __init__(self, corpus, **changes):
+        config = replace(RECIPES["laptop"].training, **({"n_tokens": 10 * 2 * 64, "batch_size": 2, "warmup_steps": 3,
+                         "n_measurements": 5, "precision": "float32"} | changes))
+        sizes = replace(RECIPES["laptop"].model, n_heads=2, d_model=16, d_head=8, n_ctx=64,
+                        d_vocab=corpus.tokenizer.d_vocab)
+        self.steps = train(sizes, config, corpus)
+        self.widget = LiveTraining(self.steps, next(self.steps))
+        self.widget.SECONDS_BETWEEN_RESTS = self.widget.SECONDS_BETWEEN_DRAWINGS = 0.0
+
+    @property
+    def buttons(self) -> tuple[bool, bool]:
+        """Which of Train and Stop can be pressed."""
+        return not self.widget.train.disabled, not self.widget.stop.disabled
+
+
+def test_the_button_trains_to_the_end_and_draws_on_the_way(corpus):
+    course, seen = Course(corpus), []
+    widget = course.widget
+    widget.bar.observe(lambda change: seen.append(change.new), names="value")
+    assert course.buttons == (True, False)
+
+    async def press() -> None:
+        widget.train.click()
+        await asyncio.sleep(0)
+        assert course.buttons == (False, True)
+        await widget.task
+
+    first = widget.panes[0].content["image/png"]
+    asyncio.run(press())
+    assert widget.state.step == widget.state.n_steps == 10 and course.buttons == (True, False)
+    assert seen == list(range(1, 11)) and widget.panes[0].content["image/png"] != first
+    assert "at its end" in widget.message.value and "Step 10 of 10" in widget.panes[1].content["text/markdown"]
+    asyncio.run(press_and_wait(widget))
+    assert widget.state.step == 10 and "at its end" in widget.message.value
+
+
+async def press_and_wait(widget: LiveTraining) -> None:
+    widget.train.click()
+    await widget.task
+
+
+def test_stop_keeps_the_model_and_train_goes_on_from_there_to_the_same_end(corpus):
+    course = Course(corpus)
+    widget = course.widget
+
+    async def stop_at(step: int) -> None:
+        widget.train.click()
+        widget.train.click()  # a second press does nothing
+        while widget.state.step < step:
+            await asyncio.sleep(0)
+        widget.stop.click()
+        await widget.task
+
+    asyncio.run(stop_at(4))
+    stopped_at = widget.state.step
+    assert 4 <= stopped_at < 10 and course.buttons == (True, False)
+    assert f"Stopped after step {stopped_at}: press Train" in widget.message.value
+    asyncio.run(press_and_wait(widget))
+    *_, undisturbed = Course(corpus).steps
+    assert widget.state.step == 10 and torch.equal(widget.state.model.W_E, undisturbed.model.W_E)
+    assert widget.state.history == undisturbed.history
+
+
+def test_what_else_wants_the_kernel_gets_its_turn_while_the_training_runs(corpus):
+    course = Course(corpus)
+    others: list[int] = []
+
+    async def other_work() -> None:
+        while not course.widget.task.done():
+            others.append(course.widget.state.step)
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        course.widget.train.click()
+        await asyncio.gather(other_work(), course.widget.task)
+
+    asyncio.run(both())
+    assert len(set(others)) > 5
+
+
+def test_a_training_that_goes_wrong_becomes_a_sentence(corpus):
+    course = Course(corpus, learning_rate=1e6, warmup_steps=0, n_tokens=40 * 2 * 64)
+    asyncio.run(press_and_wait(course.widget))
+    assert "start again with a lower learning rate" in course.widget.message.value and course.buttons == (True, False)
+    asyncio.run(press_and_wait(course.widget))
+    assert "has ended before" in course.widget.message.value
+
+
+def test_an_unforeseen_error_of_a_training_is_told_and_raised(corpus):
+    def steps() -> Iterator[TrainingState]:
+        raise RuntimeError("<out of memory>")
+        yield
+
+    widget = LiveTraining(steps(), Course(corpus).widget.state)
+    with pytest.raises(RuntimeError):
+        asyncio.run(press_and_wait(widget))
+    assert "RuntimeError: &lt;out of memory&gt;" in widget.message.value and not widget.train.disabled
+
+
+def test_a_live_training_has_a_still_form(corpus, monkeypatch):
+    shown: list[dict] = []
+    monkeypatch.setattr(views, "display", lambda data, metadata, raw: shown.append(data))
+    Course(corpus).widget._ipython_display_()
+    assert "as saved at step 0" in shown[0]["text/markdown"] and len(shown) == 3
+    assert all(LIVE in data for data in shown) and "image/png" in shown[1]

@@ -1,5 +1,6 @@
 """What claims are measured on: the models of one seed, and the text."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from helpers.circuits import HeadReading, composition_excess, copying_score, read_telling_sources
 from helpers.corpus import DATA
 from helpers.measures import (
+    Pairs,
     Places,
     SkipTrigramBug,
     SkipTrigramCount,
@@ -17,8 +19,10 @@ from helpers.measures import (
     frequent_rules,
     frequent_tokens,
     layer_importance,
+    paired_icl_scores,
+    pairs_of_contexts,
     prefix_matching_scores,
-    previous_token_score,
+    previous_token_scores,
     skip_trigram_bugs,
     standard_ranks,
     term_importance,
@@ -70,8 +74,14 @@ class Book:
         return ((one - other).abs().max() / other.abs().max()).item()
 
     def history(self, name: str) -> list[dict] | None:
-        """The rows of a model's training history; None for the control, which has none."""
-        return None if self.seed is None else load_history(DATA / "models" / run_name(name, self.seed))
+        """The rows of a training history; None for the control, which has none.
+
+        Of some runs of the laptop recipe only the history is kept, not the model.
+        """
+        if self.seed is None:
+            return None
+        with_model, alone = (DATA / kept / run_name(name, self.seed) for kept in ("models", "histories"))
+        return load_history(alone if alone.exists() else with_model)
 
     @property
     def corpus(self) -> EncodedCorpus:
@@ -149,7 +159,8 @@ class Book:
     @cached_property
     def previous_token(self) -> Float[Tensor, "layer head"]:
         """Previous-token scores of the two-layer model on ``text``."""
-        return torch.stack([previous_token_score(pattern) for pattern in self.two_layer_patterns])
+        chunks = self.text.split(2)  # of equal size, and no patterns are kept
+        return torch.stack([previous_token_scores(self.two_layer, chunk) for chunk in chunks]).mean(0)
 
     @cached_property
     def matching(self) -> Float[Tensor, "layer head"]:
@@ -185,6 +196,18 @@ class Book:
     def induction_heads(self) -> list[Head]:
         """Heads of layer 1 above ``INDUCTION_LINE``; none in an untrained model."""
         return [(1, head) for head, score in enumerate(self.matching[1].tolist()) if score > INDUCTION_LINE]
+
+    @cached_property
+    def icl_scores(self) -> dict[Hashable, float]:
+        """Paired in-context-learning scores: of "one layer", of two ("none" removed), without "induction heads"."""
+        removed = {"none": (), "induction heads": self.induction_heads}
+        one_layer = paired_icl_scores(self.one_layer, _pairs(), width=8)["none"]
+        return {"one layer": one_layer, **paired_icl_scores(self.two_layer, _pairs(), removed, width=8)}
+
+    @cached_property
+    def icl_scores_without(self) -> dict[Head, float]:
+        """The same score of the two-layer model without each single head, patterns kept."""
+        return paired_icl_scores(self.two_layer, _pairs(), {head: [head] for head in self.two_layer.heads}, width=8)
 
 
 def every_book() -> list[Book]:
@@ -228,3 +251,8 @@ def _often() -> Float[Tensor, " token"]:
 @cache
 def _counts() -> Bigrams:
     return count_bigrams(_corpus().train, _corpus().tokenizer.d_vocab)
+
+
+@cache
+def _pairs() -> Pairs:
+    return pairs_of_contexts(_corpus().validation, n=64, n_ctx=256, width=8, seed=3)
