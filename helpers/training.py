@@ -506,8 +506,10 @@ RECIPES["laptop_smeared"] = replace(
 RECIPES["laptop_two_layer_smeared"] = replace(
     RECIPES["laptop"], model=replace(RECIPES["laptop"].model, smeared_keys=True)
 )
-BOOK = ("zero_layer", "one_layer", "two_layer")  # these with three seeds each
-SEEDS = (0, 1, 2)
+BOOK = ("zero_layer", "one_layer", "two_layer")
+PHASES = ("laptop", "laptop_one_layer", "laptop_smeared", "laptop_two_layer_smeared")  # of chapter 08
+SEEDS = (0, 1, 2)  # of all of these
+SNAPSHOTS = {("laptop", 0): 40}  # of the weights, for one run
 
 
 # ---- front ends -----------------------------------------------------------------------------------------------
@@ -600,12 +602,12 @@ def _recipe(a: argparse.Namespace) -> Recipe:
 
 def _train_all(out: Path, text: str | None) -> None:
     """Every model of the book, each in a folder of its own; what is there already is not trained again."""
-    runs = [(name, seed) for name in BOOK for seed in SEEDS] + [("laptop", 0)]
-    for name, seed in runs:
+    for name, seed in [(name, seed) for name in (*BOOK, *PHASES) for seed in SEEDS]:
         folder, recipe = out / run_name(name, seed), RECIPES[name]
         print(f"{folder}: {'done' if (done := (folder / 'model.safetensors').exists()) else 'training'}")
         if not done:
-            seeded = replace(recipe, training=replace(recipe.training, seed=seed))
+            training = replace(recipe.training, seed=seed, n_snapshots=SNAPSHOTS.get((name, seed), 0))
+            seeded = replace(recipe, training=training)
             if not _train_one(seeded, text, folder, resume=(folder / "checkpoint.pt").exists()):
                 return
 

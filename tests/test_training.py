@@ -501,12 +501,17 @@ def test_all_models_of_the_book_are_regrown_and_none_twice(text_folder, tmp_path
     recipes = {name: Recipe(replace(recipe.model, **small), replace(recipe.training, n_tokens=512, batch_size=2))
                for name, recipe in RECIPES.items()}
     monkeypatch.setattr(training, "RECIPES", recipes)
-    for verb, n in (("training", 10), ("done", 10)):
+    for verb in ("training", "done"):
         training.main(["--all", "--text", str(text_folder), "--out", str(tmp_path / "runs")])
-        assert capsys.readouterr().out.count(verb) == n
-    models = [load_model(folder) for folder in sorted((tmp_path / "runs").iterdir())]
-    assert [model.config.n_layers for model in models] == [2, 1, 1, 1, 2, 2, 2, 0, 0, 0]
-    assert not torch.equal(models[1].W_E, models[2].W_E)
+        assert capsys.readouterr().out.count(f": {verb}") == 21
+    runs = {folder.name: load_model(folder).config for folder in (tmp_path / "runs").iterdir()}
+    shipped = {folder.name: folder for kind in ("models", "histories") for folder in (DATA / kind).iterdir()}
+    assert set(runs) == set(shipped)
+    assert {name for name, config in runs.items() if config.smeared_keys} == {n for n in shipped if "smeared" in n}
+    assert [runs[name].n_layers for name in ("zero_layer_seed2", "laptop_one_layer_seed1", "laptop")] == [0, 1, 2]
+    one, other = (load_model(tmp_path / "runs" / name) for name in ("one_layer", "one_layer_seed1"))
+    assert not torch.equal(one.W_E, other.W_E)
+    assert sorted((tmp_path / "runs").glob("*/snapshots")) == [tmp_path / "runs" / "laptop" / "snapshots"]
 
 
 @pytest.mark.parametrize("arguments, sentence", [
