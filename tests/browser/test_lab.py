@@ -1,6 +1,7 @@
 """What no other test can see: the views and explorers under a reader's mouse, in JupyterLab, without a network."""
 
 import json
+import re
 
 import nbformat
 import pytest
@@ -51,6 +52,11 @@ button, answer = ipywidgets.Button(description="which thread?"), ipywidgets.Labe
 is_main = lambda: threading.current_thread() is threading.main_thread()
 button.on_click(lambda _: setattr(answer, "value", f"main thread: {is_main()}"))
 ipywidgets.VBox([button, answer])""",
+    """
+from helpers.training import TrainingConfig, train
+from helpers.widgets import LiveTraining
+steps = train(ModelConfig(1, 2, 32, 8, n_ctx=64), TrainingConfig(10_000_000, warmup_steps=1), corpus)
+LiveTraining(steps, next(steps))""",
 ]
 
 
@@ -181,6 +187,28 @@ def test_a_button_takes_a_head_away(page):
     outputs.locator("img").first.wait_for()
     assert outputs.locator("img").first.get_attribute("src") != before
     assert outputs.get_by_role("button", name="0:1").locator("i.fa-times").count() == 1
+
+
+def test_attention_can_be_weighted_by_what_it_moves(page):
+    outputs = cell(page, 3)
+    caption = outputs.get_by_text("Strongest attention").first
+    before = caption.inner_text()
+    outputs.get_by_label("Show").select_option("value-weighted attention")
+    expect(caption).not_to_have_text(before)
+
+
+def test_a_training_runs_stops_and_goes_on_at_the_press_of_a_button(page):
+    outputs, stopped = cell(page, 7), re.compile("Stopped after step ([0-9,]+)")
+    reached = []
+    for _ in range(2):
+        outputs.get_by_role("button", name="Train").click()
+        page.wait_for_timeout(3000)
+        outputs.get_by_role("button", name="Stop").click()
+        sentence = outputs.get_by_role("alert").get_by_text(stopped)
+        sentence.wait_for()
+        reached.append(int(stopped.search(sentence.inner_text())[1].replace(",", "")))
+        outputs.get_by_text(f"Step {reached[-1]:,} of").wait_for()
+    assert 0 < reached[0] < reached[1]
 
 
 def test_views_come_back_when_the_page_is_loaded_again(page):
