@@ -118,6 +118,21 @@ def normalised_logits(
     return norm(x) @ model.W_U
 
 
+def change_by_basis(
+    model: AttentionOnlyTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    basis: Float[Tensor, "d_model d_model"],
+    norm: Callable[[Tensor], Tensor],
+) -> float:
+    """Largest change of the ``normalised_logits`` if the model is put into another basis and ``norm`` is not.
+
+    Relative to the largest logit; 0 but for rounding if normalising and changing the basis may be swapped.
+    """
+    said = normalised_logits(model, tokens, norm)
+    changed = normalised_logits(in_basis(model, basis), tokens, norm)
+    return ((changed - said).abs().max() / said.abs().max()).item()
+
+
 def fold_layer_norm(
     model: AttentionOnlyTransformer, gain: Float[Tensor, " d_model"]
 ) -> AttentionOnlyTransformer:
@@ -244,21 +259,6 @@ def principal_variances(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, " d
     """Variances of the rows along their principal components, largest first."""
     centred = (rows - rows.mean(0)).double()
     return torch.linalg.eigvalsh(centred.T @ centred / len(rows)).flip(0).clamp(min=0)
-
-
-def joint_components(
-    W_E: Float[Tensor, "token d_model"], W_U: Float[Tensor, "d_model token"]
-) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
-    """PCA of the embedding and the unembedding together: the variance of each along the common components.
-
-    Rows of W_E and columns of W_U are centred and scaled to a total variance of 1 each, then stacked. The components
-    come in the order of the variance of both.
-    """
-    vectors = [(rows - rows.mean(0)).double() for rows in (W_E, W_U.T)]
-    covariances = [rows.T @ rows / rows.square().sum() for rows in vectors]
-    components = torch.linalg.eigh(sum(covariances)).eigenvectors.flip(1)
-    embedding, unembedding = ((components * (c @ components)).sum(0).clamp(min=0) for c in covariances)
-    return embedding, unembedding
 
 
 # ---- superposition ----------------------------------------------------------------------------------------------

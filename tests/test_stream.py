@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from helpers.circuits import W_OV, W_QK
 from helpers.stream import (
     biased_logits,
+    change_by_basis,
     closest_pairs,
     dimensions_for,
     fold_biases,
     fold_layer_norm,
     found_in_sums,
     in_basis,
-    joint_components,
     layer_norm,
     message_logits,
     message_names,
@@ -160,6 +160,26 @@ def test_layer_norm_folds_and_then_can_be_rotated(n_layers, seed):
 
 
 @given(LAYERS, SEEDS)
+def test_a_change_of_basis_is_felt_where_the_norm_knows_the_coordinates(n_layers, seed):
+    model = random_model(n_layers, seed)
+    tokens, rotation, skew = random_tokens(model), random_rotation(6, seed), invertible(6, seed)
+    gain = 0.5 + normal(6, seed=seed).abs()
+    assert change_by_basis(model, tokens, skew, lambda x: x) < 1e-9
+    assert change_by_basis(model, tokens, rotation, rms_norm) < 1e-9
+    assert change_by_basis(model, tokens, skew, rms_norm) > 1e-3
+    assert change_by_basis(model, tokens, rotation, lambda x: gain * rms_norm(x)) > 1e-3
+
+
+def test_a_change_of_basis_is_measured_in_the_largest_logit():
+    model, sign = random_model(0), -torch.eye(6, dtype=torch.double)
+    tokens = random_tokens(model)
+    said = normalised_logits(model, tokens, torch.relu)
+    turned = model.W_E[tokens].clamp(max=0) @ model.W_U  # in the basis -1 the norm lets through what was negative
+    expected = (turned - said).abs().max() / said.abs().max()
+    assert change_by_basis(model, tokens, sign, torch.relu) == pytest.approx(expected.item())
+
+
+@given(LAYERS, SEEDS)
 def test_biases_fold_into_one_more_dimension(n_layers, seed):
     model = random_model(n_layers, seed)
     tokens, biases = random_tokens(model), random_biases(model, seed)
@@ -239,20 +259,6 @@ def test_dimensions_for_a_share_are_the_fewest_that_hold_it(variances, share):
 def test_principal_variances_are_those_of_the_centred_rows(seed):
     rows = normal(20, 5, seed=seed) + 9
     assert same(principal_variances(rows), torch.linalg.svdvals(rows - rows.mean(0)).square() / 20)
-
-
-def test_joint_components_tell_whose_they_are():
-    """The embedding alone uses axis 0, the unembedding alone axis 1, both use axis 2; scale does not matter."""
-    embedding, unembedding = torch.zeros(2, 6, 3, dtype=torch.double)
-    embedding[:, 0] = torch.tensor([1.0, -1, 1, -1, 0, 0])
-    unembedding[:, 1] = torch.tensor([1.0, -1, 1, -1, 0, 0])
-    embedding[4:, 2] = unembedding[4:, 2] = torch.tensor([1.5, -1.5])
-    by_E, by_U = joint_components(100 * embedding + 7, unembedding.T - 3)
-    total = 4 + 4.5
-    assert same(by_E.sum(), torch.tensor(1.0).double()) and same(by_U.sum(), torch.tensor(1.0).double())
-    assert same((by_E + by_U).sort(descending=True).values, by_E + by_U)
-    assert by_E[0].item() == by_U[0].item() == pytest.approx(4.5 / total)
-    assert sorted([by_E[1].item(), by_U[1].item()]) == pytest.approx([0, 4 / total], abs=1e-9)
 
 
 # ---- superposition ----------------------------------------------------------------------------------------------

@@ -36,8 +36,9 @@ def _normal(*shape: int, seed: int = 0) -> Tensor:
 
 @claim("S-take", section="Summary of Results", chapter="01", paper="stated", value=ERROR, bar=EXACT)
 def _end_to_end_paths(book: Book) -> float:
-    """Nothing but W_E, W_U and each head's W_QK and W_OV is needed: the two-layer model is the sum of 169 paths from
-    token to logit, and its attention scores are sums over pairs of such paths.
+    """Nothing but W_E, W_U, the positions and each head's W_QK and W_OV is needed: at given attention the two-layer
+    model is the sum of 169 paths from token to logit, and its attention scores are sums over pairs of such paths, the
+    position being one more.
 
     Exercises the paper's list of take-aways together: heads add up, paths run from end to end, QK and OV are
     separate, keys, queries and values do not appear, and the second layer composes with the first in all three ways.
@@ -64,7 +65,8 @@ def _pattern(model: AttentionOnlyTransformer, head: tuple[int, int], parts: Tens
 @claim("fig1-arch", section="High-Level Architecture", chapter="01",
        paper="x₀ = W_E t, x_{i+1} = x_i + Σ h(x_i), T = W_U x", value=ERROR, bar=EXACT)
 def _architecture(book: Book) -> float:
-    """The model is three lines: embed the token, add to the stream what every head of every layer writes, unembed."""
+    """The model does three things: embed the token, add to the stream what every head of every layer writes, unembed.
+    """
     model, tokens = book.double("two_layer"), _tokens(book)
     x = model.W_E[tokens]
     for layer in range(model.config.n_layers):
@@ -85,8 +87,8 @@ def _sum_of_messages(book: Book) -> float:
 @claim("fig3-virtual-weights", section="Virtual Weights and the Residual Stream as a Communication Channel",
        chapter="01", paper="drawn", value=ERROR, bar=EXACT)
 def _virtual_weights(book: Book) -> float:
-    """What a head of layer 1 reads is, message by message, what the embedding or a head of layer 0 wrote times a
-    virtual weight, the product of the writer's output and the reader's input matrix."""
+    """What a head of layer 1 reads from the stream is, message by message, what the embedding or a head of layer 0
+    wrote times a virtual weight, the product of the writer's output and the reader's input matrix."""
     model, tokens = book.double("two_layer"), _tokens(book)
     _, cache = model.run_with_cache(tokens)
     errors = []
@@ -117,8 +119,9 @@ def _biases_fold(book: Book) -> float:
        paper="“quickly decayed”, for large d_model",
        value="share of d_model that holds 90 % of the variance of W_E, or of W_U if that is more",
        bar=at_most(0.5, weaker=0.75),
-       why_not="The paper says it of large d_model. Ours is narrow for its 4,096 tokens, and the embedding uses all of "
-               "it nearly evenly; W_U alone, led by one component for the frequency of a token, would count as weaker.")
+       why_not="The paper says it of large d_model, and ours is narrow for its 4,096 tokens. W_E has also kept most of "
+               "its random start, which fills all dimensions; what training added to it, or W_U alone, would count as "
+               "weaker.")
 def _embedding_spectrum(book: Book) -> float:
     """The embedding and the unembedding use few of the stream's dimensions: their spectra decay quickly."""
     model = book.two_layer
@@ -130,7 +133,8 @@ def _embedding_spectrum(book: Book) -> float:
        value="directions that hold 90 % of what the embedding and each head write on 2,048 tokens, summed, per d_model",
        bar=at_least(1), also_untrained=True)
 def _bandwidth(book: Book) -> float:
-    """The stream is in demand: together its writers use more directions than it has dimensions."""
+    """The stream is in demand: together its writers use more directions than it has dimensions. This is mostly
+    arithmetic of the sizes, so an untrained model shows it too."""
     model, mixed = book.two_layer, []
     for chunk in book.text[:8].split(2):
         cache = Cache()
@@ -207,8 +211,8 @@ def _head_is_a_tensor_product(book: Book) -> float:
 @claim("cl-lowrank-readwrite", section="Observations about Attention Heads", chapter="01", paper="stated",
        value=ERROR, bar=EXACT)
 def _low_rank(book: Book) -> float:
-    """A head reads from d_head directions and writes into d_head directions; inside, its keys, queries and values may
-    be written in any other basis without any effect."""
+    """What a head moves, its values read from d_head directions and its output lies in d_head directions; inside, its
+    keys, queries and values may be written in any other basis without any effect."""
     model, tokens = book.double("two_layer"), _tokens(book)
     d_head = model.config.d_head
     logits, cache = model.run_with_cache(tokens)
@@ -236,7 +240,7 @@ def _half_linear(book: Book) -> float:
 
 
 @claim("eq-virtual-head", section="Observations about Attention Heads", chapter="01",
-       paper="(A² ⊗ W²)(A¹ ⊗ W¹) = (A² A¹) ⊗ (W² W¹)", value=ERROR, bar=EXACT)
+       paper="(A^h₂ ⊗ W^h₂)(A^h₁ ⊗ W^h₁) = (A^h₂ A^h₁) ⊗ (W^h₂ W^h₁)", value=ERROR, bar=EXACT)
 def _virtual_head(book: Book) -> float:
     """Two heads in a row act as one: the product of their patterns is a pattern again, causal and with rows that sum
     to 1, and the product of their W_OV is its W_OV."""
