@@ -13,7 +13,8 @@ ENOUGH_PAIRS = 100  # occurrences of a pair whose log-likelihood is known to a t
        value=f"share of tokens (seen {ENOUGH_TOKENS:,} times) after which weights and text have the same likeliest one",
        bar=at_least(0.8, weaker=0.5))
 def _table_is_in_the_weights(book: Book) -> float:
-    """A transformer without layers models bigram statistics, and their table can be read from the weights."""
+    """A transformer without layers models bigram statistics that can be read from its weights: after most tokens the
+    largest logit of W_E W_U is that of the token which follows most often."""
     counts = book.counts
     common = counts.opened >= ENOUGH_TOKENS
     by_weights = direct_path(book.loaded("zero_layer")).argmax(1)
@@ -33,7 +34,8 @@ def _logits_are_one_product(book: Book) -> float:
 @claim("cl-0L-bigram", section=SECTION, chapter="02", paper="stated",
        value="training loss above the entropy of the text's bigrams, nats", bar=at_most(0.05, weaker=0.3))
 def _bigram_statistics(book: Book) -> float:
-    """The best such a model can do is to hold the log-likelihoods of the bigrams, as far as its rank allows."""
+    """The best such a model can do is to hold the log-likelihoods of the bigrams, as far as its rank allows, and
+    training comes near."""
     counts = book.counts
     table = direct_path(book.loaded("zero_layer"))
     return bigram_loss(table[counts.pairs], counts) - bigram_loss(bigram_log_probs(counts), counts)
@@ -43,7 +45,8 @@ def _bigram_statistics(book: Book) -> float:
        value=f"correlation with the log-likelihood of pairs (seen {ENOUGH_PAIRS} times): that of zero layers, less the "
              "larger of the direct paths of one and two", bar=at_least(0.1, weaker=0.02))
 def _direct_path_keeps_a_residual(book: Book) -> float:
-    """In a model with layers the direct path holds only a residual of the bigram statistics, what heads leave to it."""
+    """In a model with layers the direct path holds only a residual of the bigram statistics: it agrees with them less
+    than a model without layers does."""
     counts = book.counts
     enough = counts.times >= ENOUGH_PAIRS
     in_text = bigram_log_probs(counts)[enough]
@@ -57,6 +60,7 @@ def _direct_path_keeps_a_residual(book: Book) -> float:
        value=f"median rank of a token (seen {ENOUGH_TOKENS:,} times) in its own row: 1 for the likeliest of 4,096",
        bar=at_least(410, weaker=41), also_untrained=True, digits=0)
 def _unembedding_is_not_the_inverse(book: Book) -> float:
-    """The unembedding is not the inverse of the embedding: a token does not predict itself."""
+    """The unembedding is not the inverse of the embedding: a token does not predict itself. Random matrices are no
+    inverses either, so an untrained model passes too."""
     common = book.counts.opened >= ENOUGH_TOKENS
     return own_token_ranks(direct_path(book.loaded("zero_layer")))[common].median().item()
