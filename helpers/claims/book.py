@@ -152,11 +152,6 @@ class Book:
         return all_patterns(self.one_layer, self.text)[0]
 
     @cached_property
-    def two_layer_patterns(self) -> list[Float[Tensor, "batch head dest src"]]:
-        """Attention of the two-layer model on ``text``."""
-        return all_patterns(self.two_layer, self.text)
-
-    @cached_property
     def previous_token(self) -> Float[Tensor, "layer head"]:
         """Previous-token scores of the two-layer model on ``text``."""
         chunks = self.text.split(2)  # of equal size, and no patterns are kept

@@ -7,7 +7,7 @@ from torch import Tensor
 from helpers.circuits import composition_excess, path_logits, paths, score_expansion, swapped_composition_score
 from helpers.claims.book import Book
 from helpers.claims.ledger import EXACT, at_least, at_most, claim
-from helpers.measures import attention_by_offset, value_weighted
+from helpers.measures import all_patterns, attention_by_offset, value_weighted
 from helpers.model import Cache
 
 SECTION = "Two-Layer Attention-Only Transformers"
@@ -110,7 +110,8 @@ def _second_source_is_local(book: Book) -> float | None:
         return None
     into = book.composition["K"][:, [head for _, head in book.induction_heads]].sum(1)
     into[book.previous_token_head[1]] = -torch.inf
-    local = attention_by_offset(book.two_layer_patterns[0], 4)[into.argmax()].sum().item()
+    pattern = all_patterns(book.two_layer, book.text[:4])[0]
+    local = attention_by_offset(pattern, 4)[into.argmax()].sum().item()
     return local if into.max() > 0 else 0.0
 
 
