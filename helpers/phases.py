@@ -1,15 +1,18 @@
-"""When things happen in training, read off a history: half-way points, windows, slopes.
+"""When things happen in training, read off a history: half-way points, windows, slopes; and how sure a score is.
 
 Tokens seen are counted on a logarithmic scale, as the rows of a history are. The score and the loss by position are
 those of the follow-up paper, "In-context Learning and Induction Heads" (Olsson et al., 2022).
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from helpers.measures import Pairs, paired_icl_scores
+from helpers.model import AttentionOnlyTransformer, Head
 
 N_LAST = 3  # rows at the end of a history whose mean is a "final" value: single rows are noisy
 
@@ -83,3 +86,29 @@ def position_slope(loss_by_position: Float[Tensor, " pos-1"], start: int) -> flo
     """Change of the loss for each e-fold of the position, from position ``start`` to the end, by least squares."""
     positions = torch.arange(1, len(loss_by_position) + 1, dtype=torch.double)
     return slopes(positions[start - 1 :], loss_by_position[start - 1 :], len(positions) - start + 1).item()
+
+
+# ---- how sure ---------------------------------------------------------------------------------------------------
+
+
+def icl_score_of_each_pair(
+    model: AttentionOnlyTransformer, pairs: Pairs, removed: Mapping[Hashable, Sequence[Head]], width: int = 16
+) -> dict[Hashable, Float[Tensor, " pair"]]:
+    """``paired_icl_scores``, nats, of every pair by itself; their mean is that of all pairs."""
+    long, short = pairs
+    each = [paired_icl_scores(model, pair, removed, width) for pair in zip(long.split(1), short.split(1), strict=True)]
+    return {name: torch.tensor([scores[name] for scores in each], dtype=torch.double) for name in removed}
+
+
+def standard_error(values: Float[Tensor, " sample"]) -> float:
+    """That of the mean of independent values."""
+    return values.std().item() / len(values) ** 0.5
+
+
+def resampled_means(
+    values: Float[Tensor, "name sample"], n: int = 4000, seed: int = 0
+) -> Float[Tensor, "name draw"]:
+    """Means over samples drawn anew with replacement, ``n`` times, the same ones for every row (a bootstrap)."""
+    size = values.shape[1]
+    drawn = torch.randint(size, (n, size), generator=torch.Generator().manual_seed(seed))
+    return values[:, drawn].mean(-1)

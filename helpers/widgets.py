@@ -11,8 +11,10 @@ import itertools
 import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import ipywidgets
 import numpy as np
@@ -708,16 +710,22 @@ class LiveTraining:
     once, and cells can be run meanwhile (the training waits for them). Whatever happens, ``state`` is where it
     stands, with the model trained so far.
 
+    One training has one task. A widget that is made for the same ``steps``, as when its cell is run again, stops the
+    task of any other, and so does *Train*.
+
     Args:
         steps: what ``train`` returns, perhaps with some steps taken already.
         state: the last that it has yielded.
     """
 
     SECONDS_BETWEEN_RESTS, SECONDS_BETWEEN_DRAWINGS = 0.1, 2.0
+    _all: ClassVar[weakref.WeakSet] = weakref.WeakSet()
 
     def __init__(self, steps: Iterator[TrainingState], state: TrainingState):
         self._steps, self.state, self.task = steps, state, None
         self._wanted = False
+        self._stop_others()
+        self._all.add(self)
         self.train = ipywidgets.Button(description="Train", icon="play", tooltip="go on with the training")
         self.stop = ipywidgets.Button(description="Stop", icon="stop", tooltip="stop and keep the model", disabled=True)
         self.bar = ipywidgets.IntProgress(state.step, max=state.n_steps, description="Steps", layout={"width": "98%"})
@@ -729,13 +737,19 @@ class LiveTraining:
 
     def _begin(self, _button) -> None:
         if self.task is None or self.task.done():
+            self._stop_others()
+            self._set_running(True)
             self.task = asyncio.get_running_loop().create_task(self._run())
 
     def _end(self, _button) -> None:
         self._wanted = False
 
+    def _stop_others(self) -> None:
+        for other in list(self._all):
+            if other is not self and other._steps is self._steps:
+                other._wanted = False
+
     async def _run(self) -> None:
-        self._set_running(True)
         self._say("")
         try:
             await self._take_steps()

@@ -8,19 +8,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.corpus import DATA
+from helpers.measures import paired_icl_scores, pairs_of_contexts
 from helpers.phases import (
     after_warmup,
     best_head,
     column,
     final,
     half_way,
+    icl_score_of_each_pair,
     largest_share,
     passes,
     position_slope,
+    resampled_means,
     resteepening,
     slopes,
+    standard_error,
 )
 from helpers.training import load_history
+from tests.examples import random_model
 
 TOKENS = torch.logspace(0, 6, 7, 10, dtype=torch.double)  # 1, 10, … a million
 CURVES = st.lists(st.floats(-3, 3), min_size=7, max_size=7).map(lambda y: torch.tensor(y, dtype=torch.double))
@@ -96,6 +101,33 @@ def test_the_slope_by_position_counts_from_where_it_is_told():
     assert position_slope(losses, 50) == pytest.approx(-0.2)
     assert -0.2 < position_slope(losses, 10) < -0.01
     assert position_slope(losses[:49], 10) == pytest.approx(0)
+
+
+def test_the_score_of_each_pair_is_its_own_and_their_mean_that_of_all():
+    model = random_model(2, d_vocab=40, d_model=8, d_head=4, n_ctx=80)
+    stream = torch.randint(1, 40, (500,), generator=torch.Generator().manual_seed(1)).numpy()
+    pairs = pairs_of_contexts(stream, n=5, n_ctx=80, width=8)
+    removed = {"none": (), "one": [(1, 0)]}
+    each = icl_score_of_each_pair(model, pairs, removed, width=8)
+    together = paired_icl_scores(model, pairs, removed, width=8)
+    last = paired_icl_scores(model, tuple(tokens[4:] for tokens in pairs), removed, width=8)
+    assert list(each) == list(removed) and each["none"].shape == (5,) and each["none"].std() > 0
+    for name in removed:
+        assert each[name].mean().item() == pytest.approx(together[name], abs=1e-5)
+        assert each[name][4].item() == pytest.approx(last[name], abs=1e-5)
+
+
+def test_standard_error_is_that_of_the_mean():
+    assert standard_error(curve(1, 2, 3, 4)) == pytest.approx((5 / 3) ** 0.5 / 2)
+
+
+def test_means_drawn_anew_scatter_by_the_standard_error_and_alike_in_every_row():
+    values = torch.randn(100, generator=torch.Generator().manual_seed(2), dtype=torch.double)
+    means = resampled_means(torch.stack([values, 1 - 2 * values]))
+    assert means.shape == (2, 4000) and torch.allclose(means[1], 1 - 2 * means[0])
+    assert means[0].mean().item() == pytest.approx(values.mean().item(), abs=0.01)
+    assert means[0].std().item() == pytest.approx(standard_error(values), rel=0.05)
+    assert torch.equal(resampled_means(values[None], n=3, seed=4), resampled_means(values[None], n=3, seed=4))
 
 
 FOLDERS = sorted(file.parent for kept in ("models", "histories") for file in (DATA / kept).glob("*/history.json"))

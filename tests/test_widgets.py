@@ -510,6 +510,55 @@ def test_what_else_wants_the_kernel_gets_its_turn_while_the_training_runs(corpus
     assert len(set(others)) > 5
 
 
+def test_a_cell_that_is_run_again_stops_the_task_of_its_first_widget(corpus):
+    course, other = Course(corpus), Course(corpus)
+    first, seen = course.widget, []
+
+    async def run_the_cell_again() -> None:
+        first.train.click()
+        other.widget.train.click()
+        while first.state.step < 2:
+            await asyncio.sleep(0)
+        second = LiveTraining(course.steps, first.state)
+        seen.append(second.state.step)
+        await first.task
+        assert second.bar.value == first.state.step == seen[0] < 10 and not first.train.disabled
+        await other.widget.task  # another training goes on
+
+    asyncio.run(run_the_cell_again())
+    assert other.widget.state.step == 10
+
+
+def test_a_task_that_has_not_begun_can_be_stopped(corpus):
+    course = Course(corpus)
+
+    async def press_and_run_the_cell_again() -> None:
+        course.widget.train.click()
+        LiveTraining(course.steps, course.widget.state)
+        await course.widget.task
+
+    asyncio.run(press_and_run_the_cell_again())
+    assert course.widget.state.step == 0 and course.buttons == (True, False)
+
+
+def test_of_two_widgets_of_one_training_the_one_pressed_last_runs(corpus):
+    course = Course(corpus)
+    first, second = course.widget, LiveTraining(course.steps, course.widget.state)
+    second.SECONDS_BETWEEN_RESTS = 0.0
+
+    async def press_one_after_the_other() -> None:
+        first.train.click()
+        while first.state.step < 2:
+            await asyncio.sleep(0)
+        second.train.click()
+        await first.task
+        assert first.state.step < 10 and "Stopped" in first.message.value
+        await second.task
+
+    asyncio.run(press_one_after_the_other())
+    assert second.state.step == 10 and "at its end" in second.message.value
+
+
 def test_a_training_that_goes_wrong_becomes_a_sentence(corpus):
     course = Course(corpus, learning_rate=1e6, warmup_steps=0, n_tokens=40 * 2 * 64)
     asyncio.run(press_and_wait(course.widget))
