@@ -330,6 +330,7 @@ def _read_cache(file: Path, corpus: Corpus, tokenizer: Tokenizer) -> EncodedCorp
         n = card["n_train"]
         if hashlib.sha256(ids).hexdigest() != card["sha256"] or ids[n] != START:
             return None
+        ids = np.load(file, mmap_mode="r")  # mapped afresh: what was read for the hash need not stay in memory
         return EncodedCorpus(corpus.name, tokenizer, ids[:n], ids[n:], card["notes"])
     except (OSError, ValueError, LookupError, TypeError, EOFError):
         return None

@@ -132,7 +132,9 @@ class Ledger:
     def summary(self) -> Table:
         """The same in fewer columns, for the README."""
         header = ["chapter", "claim", "the paper", "here, seeds 0, 1, 2", "untrained", "verdict"]
-        return Table(header, [_short_row(finding) for finding in self.findings])
+        verdicts = [finding.verdict for finding in self.findings]
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in (REPRODUCED, WEAKER, UNSTABLE, NOT_SEEN))
+        return Table(header, [_short_row(finding) for finding in self.findings], f"{len(verdicts)} claims: {counts}.")
 
     def _repr_markdown_(self) -> str:
         notes = [f"*{f.claim.slug}*: {f.claim.why_not}" for f in self.findings if f.verdict != REPRODUCED]
