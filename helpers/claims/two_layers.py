@@ -96,9 +96,9 @@ def _induction_heads_read_the_previous_token_head(book: Book) -> float | None:
     """Induction heads K-compose with a previous-token head more than with any other head."""
     if not book.induction_heads:
         return None
-    strongest = book.composition["K"].argmax(0)
-    return sum(strongest[head] == book.previous_token_head[1] for _, head in book.induction_heads) / len(
-        book.induction_heads)
+    strongest = book.composition["K"].argmax(0).tolist()
+    agree = [strongest[head] == book.previous_token_head[1] for _, head in book.induction_heads]
+    return sum(agree) / len(agree)
 
 
 @claim("fig26-other-source", section="Author's correction (comments)", chapter="05",
