@@ -29,9 +29,14 @@ def loss_per_token(
     losses = []
     with torch.no_grad():
         for chunk in tokens.split(len(tokens) if "patterns" in interventions else 2):
-            log_probs = model(chunk, **interventions)[:, :-1].log_softmax(-1)
-            losses.append(-log_probs.gather(-1, chunk[:, 1:, None]).squeeze(-1))
+            losses.append(_next_token_losses(model(chunk, **interventions)[:, :-1], chunk))
     return torch.cat(losses)
+
+
+def _next_token_losses(
+    logits: Float[Tensor, "batch pos-1 d_vocab"], tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos-1"]:
+    return -logits.log_softmax(-1).gather(-1, tokens[:, 1:, None]).squeeze(-1)
 
 
 def random_repeats(
@@ -231,8 +236,7 @@ def _written(
 def _loss_of_stream(
     model: AttentionOnlyTransformer, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, ""]:
-    log_probs = (stream[:, :-1] @ model.W_U).log_softmax(-1)
-    return -log_probs.gather(-1, tokens[:, 1:, None]).mean()
+    return _next_token_losses(stream[:, :-1] @ model.W_U, tokens).mean()
 
 
 def losses_without_composition(
@@ -250,8 +254,7 @@ def losses_without_composition(
             queries, keys, values = (embedded if side in sides else stream for side in "QKV")
             _, pattern = model.attention(queries, layer, keys_read=keys)
             stream = stream + _written(model, layer, pattern, values)
-        log_probs = (stream[:, :-1] @ model.W_U).log_softmax(-1)
-        losses.append(-log_probs.gather(-1, chunk[:, 1:, None]).squeeze(-1))
+        losses.append(_next_token_losses(stream[:, :-1] @ model.W_U, chunk))
     return torch.cat(losses)
 
 
@@ -376,26 +379,16 @@ class SkipTrigramCount:
 
 def destinations_after(stream: np.ndarray, source: int, destination: int, max_gap: int) -> Int[np.ndarray, " n"]:
     """Where ``destination`` stands (and a token follows) with a ``source`` 1 to ``max_gap`` tokens before it."""
-    destinations = np.flatnonzero(stream[:-1] == destination)
-    sources = np.append(-max_gap - 1, np.flatnonzero(stream == source))  # the first is too far from any destination
+    return _after_one_of(np.flatnonzero(stream == source), np.flatnonzero(stream[:-1] == destination), max_gap)
+
+
+def _after_one_of(
+    sources: Int[np.ndarray, " source"], destinations: Int[np.ndarray, " dest"], max_gap: int
+) -> Int[np.ndarray, " n"]:
+    """The destinations with a source 1 to ``max_gap`` places before them; both sorted."""
+    sources = np.append(-max_gap - 1, sources)  # the first is too far from any destination
     latest = sources[np.searchsorted(sources, destinations) - 1]
     return destinations[destinations - latest <= max_gap]
-
-
-def find_skip_trigrams(
-    stream: np.ndarray, source: int, destination: int, out: int, max_gap: int
-) -> Int[np.ndarray, " n"]:
-    """The positions of ``destination`` in every ``source … destination out`` of a row of ids, in order."""
-    found = destinations_after(stream, source, destination, max_gap)
-    return found[stream[found + 1] == out]
-
-
-def count_skip_trigram(stream: np.ndarray, source: int, destination: int, out: int, max_gap: int) -> SkipTrigramCount:
-    """Count ``source … destination out`` in a row of ids, the source 1 to ``max_gap`` tokens before the destination."""
-    follows = stream[np.flatnonzero(stream[:-1] == destination) + 1]
-    follows_after_source = stream[destinations_after(stream, source, destination, max_gap) + 1]
-    return SkipTrigramCount(len(follows), int((follows == out).sum()),
-                            len(follows_after_source), int((follows_after_source == out).sum()))
 
 
 def frequent_tokens(stream: np.ndarray, d_vocab: int, least: int = 1000) -> Int[Tensor, " token"]:
@@ -434,12 +427,14 @@ class Places:
     def __getitem__(self, token: int) -> Int[np.ndarray, " n"]:
         return self.order[self.first[token] : self.first[token + 1]]
 
+    def _with_next(self, token: int) -> Int[np.ndarray, " n"]:
+        """Its places but for the last of all, which no token follows."""
+        places = self[token]
+        return places[places < len(self.stream) - 1]
+
     def after(self, source: int, destination: int, max_gap: int) -> Int[np.ndarray, " n"]:
         """As ``destinations_after``, from the sorted places."""
-        destinations, sources = self[destination], self[source]
-        destinations = destinations[destinations < len(self.stream) - 1]
-        sources = np.append(-max_gap - 1, sources)
-        return destinations[destinations - sources[np.searchsorted(sources, destinations) - 1] <= max_gap]
+        return _after_one_of(self[source], self._with_next(destination), max_gap)
 
     def outs(self, source: int, destination: int, max_gap: int) -> Int[np.ndarray, " token"]:
         """How often each token follows ``destination`` with ``source`` 1 to ``max_gap`` tokens before it."""
@@ -452,9 +447,8 @@ class Places:
         return int(np.all([self.stream[places + i] == token for i, token in enumerate(ids)], axis=0).sum())
 
     def count(self, source: int, destination: int, out: int, max_gap: int) -> SkipTrigramCount:
-        """As ``count_skip_trigram``, from the sorted places."""
-        destinations = self[destination]
-        follows = self.stream[destinations[destinations < len(self.stream) - 1] + 1]
+        """Count ``source … destination out``, the source 1 to ``max_gap`` tokens before the destination."""
+        follows = self.stream[self._with_next(destination) + 1]
         after = self.stream[self.after(source, destination, max_gap) + 1]
         return SkipTrigramCount(len(follows), int((follows == out).sum()), len(after), int((after == out).sum()))
 
@@ -641,12 +635,6 @@ def heads_lift(
     centred = model.W_U - model.W_U.mean(1, keepdim=True)
     first, second = pairs
     return (above_average[first] * centred.T[second]).sum(1)
-
-
-def own_token_ranks(table: Float[Tensor, "token next"]) -> Int[Tensor, " token"]:
-    """The place of each token in its own row, 1 for the likeliest: how much it predicts that it comes again."""
-    parts = zip(table.split(512), table.diagonal().split(512), strict=True)
-    return torch.cat([1 + (rows > own[:, None]).sum(1) for rows, own in parts])
 
 
 def pearson(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:

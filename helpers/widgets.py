@@ -363,6 +363,7 @@ def text_explorer(
         slider.max = min(len(tokenizer.encode(change.new[:10_000])), model.config.n_ctx - 1)
 
     def show(text: str, head: Head, position: int, weight: str) -> list[Sight]:
+        """Each token's loss, the head's attention, and what is likely at the position."""
         reading = explore_text(text, model, tokenizer, *head)
         mean_loss = f"Mean loss {reading.loss.mean():.2f} nats a token."
         return [
@@ -680,6 +681,7 @@ def moment_explorer(
     menu = head_menu(moments[step], head)
 
     def show(step: int, head: Head, text: str) -> list[Sight]:
+        """The head's attention, each token's loss, and every head's scores at the step."""
         moment = explore_moment(text, moments[step], tokenizer, head)
         reading = moment.reading
         return [

@@ -17,7 +17,6 @@ from helpers.measures import (
     bigram_losses,
     direct_path,
     heads_lift,
-    own_token_ranks,
     pearson,
     spearman,
 )
@@ -165,13 +164,6 @@ def test_what_heads_add_to_a_pair_is_their_mean_logit_after_its_first_token_abov
         here = tokens == token
         expected = added[here].mean(0) - added.mean((0, 1))
         assert torch.allclose(found[token], expected, equal_nan=True) and (here.any() or found[token].isnan().all())
-
-
-def test_own_token_ranks_of_known_tables():
-    copies = torch.eye(4)
-    assert own_token_ranks(copies).tolist() == [1, 1, 1, 1]
-    assert own_token_ranks(-copies).tolist() == [4, 4, 4, 4]
-    assert own_token_ranks(torch.arange(9.0).view(3, 3)).tolist() == [3, 2, 1]
 
 
 def test_correlations_of_known_series():

@@ -212,6 +212,13 @@ def test_ab_and_ba_differ_in_norm():
     assert (a @ b).norm() == 1 and (b @ a).norm() == 0
 
 
+def test_diagonal_ranks_of_known_tables():
+    one = torch.eye(4)
+    assert LowRank(one, one).diagonal_ranks().tolist() == [1, 1, 1, 1]
+    assert LowRank(-one, one).diagonal_ranks().tolist() == [4, 4, 4, 4]
+    assert LowRank(torch.arange(9.0).view(3, 3), torch.eye(3)).diagonal_ranks().tolist() == [3, 2, 1]
+
+
 # ---- the two circuits -------------------------------------------------------------------------------------------
 
 HEADS = pytest.mark.parametrize("head", [(0, 0), (0, 1), (1, 0), (1, 1)])

@@ -41,7 +41,7 @@ from helpers.circuits import (
     score_terms,
 )
 from helpers.corpus import DATA
-from helpers.measures import logit_effect, loss_per_token, own_token_ranks, value_weighted
+from helpers.measures import logit_effect, loss_per_token, value_weighted
 from helpers.model import AttentionOnlyTransformer, Cache, ModelConfig, load_model
 from helpers.tokens import Tokenizer
 from tests.examples import close, low_rank, random_model, random_tokens, same_but_for_zeros
@@ -506,13 +506,13 @@ def test_identity_18_other_signs_of_copying(model, k):
     """Whether tokens raise themselves most, or among the k most, or more than others on average."""
     ov = ov_circuit(model, (0, 0))
     dense = ov.dense()
-    ranks = own_token_ranks(dense)
+    ranks = ov.diagonal_ranks()
     by_sorting = [1 + dense[t].sort(descending=True).indices.tolist().index(t) for t in range(len(dense))]
     assert ranks.tolist() == by_sorting
     n_top = dense.topk(min(k, len(dense))).indices == torch.arange(len(dense))[:, None]
     assert n_top.any(1).sum() == (ranks <= k).sum()
     centred = ov.centred()
-    assert torch.equal(own_token_ranks(centred.dense()), ranks)
+    assert torch.equal(centred.diagonal_ranks(), ranks)
     above_average = dense.diagonal() - dense.mean(1)
     assert close(centred.diagonal(), above_average)
     assert abs(above_average.sum() - centred.eigenvalues().sum().real) < 1e-9 * (1 + centred.norm())
@@ -522,7 +522,7 @@ def test_identity_18_other_signs_of_copying(model, k):
 def test_identity_18_copying_lowering_and_moving_on(n):
     one = torch.eye(n, dtype=torch.double)
     signs = {"copies": one, "lowers": -one, "moves on": one.roll(1, 1)}
-    ranks = {name: own_token_ranks(table).tolist() for name, table in signs.items()}
+    ranks = {name: LowRank(table, one).diagonal_ranks().tolist() for name, table in signs.items()}
     assert ranks["copies"] == [1] * n and ranks["lowers"] == [n] * n and 1 not in ranks["moves on"]
     scores = {name: positivity(LowRank(table, one).eigenvalues()) for name, table in signs.items()}
     assert list(scores.values()) == pytest.approx([1, -1, 0], abs=1e-9)
@@ -532,7 +532,7 @@ def test_identity_18_for_the_trained_models(one_layer, vocabulary):
     for head in one_layer.heads:
         ov = some_of(ov_circuit(one_layer, head), vocabulary)
         standardised = (ov.diagonal() - ov.dense().mean(1)) / ov.dense().std(1)
-        raised = own_token_ranks(ov.dense()) < (len(vocabulary) + 1) / 2
+        raised = ov.diagonal_ranks() < (len(vocabulary) + 1) / 2
         assert ((standardised > 0) == raised).double().mean() > 0.9
         assert close(ov.centred().trace(), (standardised * ov.dense().std(1)).sum().item(), 1e-8)
 

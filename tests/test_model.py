@@ -122,15 +122,19 @@ def test_the_cache_adds_up_to_the_residual_stream_and_changes_nothing(n_layers):
     torch.testing.assert_close(cache.residual[-1] @ model.W_U, logits)
 
 
-@LAYERS
-def test_no_position_sees_a_later_token(n_layers):
-    model = random_model(n_layers)
+def assert_causal(model: AttentionOnlyTransformer) -> None:
+    """Another token changes what is said at its own position or later, and nothing before."""
     tokens = random_tokens(model)
     for t in range(1, model.config.n_ctx):
         changed = tokens.clone()
         changed[:, t] = 1 + changed[:, t] % (model.config.d_vocab - 1)
         assert torch.equal(model(changed)[:, :t], model(tokens)[:, :t])
         assert not torch.equal(model(changed)[:, t:], model(tokens)[:, t:])
+
+
+@LAYERS
+def test_no_position_sees_a_later_token(n_layers):
+    assert_causal(random_model(n_layers))
 
 
 @LAYERS
@@ -269,12 +273,7 @@ def test_each_head_smears_by_its_own_share():
 
 @pytest.mark.parametrize("alpha", [-60.0, 0.0, 1.0])
 def test_smeared_keys_do_not_let_a_position_see_a_later_token(alpha):
-    model = smeared_model(alpha)
-    tokens = random_tokens(model)
-    for t in range(1, model.config.n_ctx):
-        changed = tokens.clone()
-        changed[:, t] = 1 + changed[:, t] % (model.config.d_vocab - 1)
-        assert torch.equal(model(changed)[:, :t], model(tokens)[:, :t])
+    assert_causal(smeared_model(alpha))
 
 
 def test_smeared_keys_are_trained_start_at_one_half_and_survive_saving(tmp_path):

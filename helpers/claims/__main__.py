@@ -35,6 +35,7 @@ def write_table(file: Path, table: str) -> None:
 
 
 def main(arguments: list[str]) -> None:
+    """The command line. Raises ReaderError for an unknown claim, or a README without its marks."""
     if arguments == ["--readme"]:
         write_table(DATA.parent / "README.md", check().summary._repr_markdown_())
     elif {"-h", "--help"} & set(arguments):

@@ -45,28 +45,25 @@ class Book:
 
     @cached_property
     def zero_layer(self) -> AttentionOnlyTransformer:
-        return self._model("zero_layer")
+        return self.loaded("zero_layer")
 
     @cached_property
     def one_layer(self) -> AttentionOnlyTransformer:
-        return self._model("one_layer")
+        return self.loaded("one_layer")
 
     @cached_property
     def two_layer(self) -> AttentionOnlyTransformer:
-        return self._model("two_layer")
+        return self.loaded("two_layer")
 
-    def _model(self, name: str) -> AttentionOnlyTransformer:
+    def loaded(self, name: str) -> AttentionOnlyTransformer:
+        """One of the models, loaded anew and not kept: for what looks at it once, since a chapter's memory is small."""
         if self.seed is None:
             return AttentionOnlyTransformer(RECIPES[name].model, seed=1).requires_grad_(False).eval()
         return load_model(DATA / "models" / run_name(name, self.seed))
 
-    def loaded(self, name: str) -> AttentionOnlyTransformer:
-        """One of the models, not kept: for claims that look at it once, since a chapter's memory is small."""
-        return self._model(name)
-
     def double(self, name: str) -> AttentionOnlyTransformer:
         """A copy of one of the models in float64, for identities."""
-        return self._model(name).double()
+        return self.loaded(name).double()
 
     @staticmethod
     def error(one: Float[Tensor, "..."], other: Float[Tensor, "..."]) -> float:

@@ -82,6 +82,7 @@ def claim(slug: str, **about) -> Callable:
     """Enter the decorated function into the ledger; the first paragraph of its docstring is the claim's sentence."""
 
     def enter(measure: Callable[[Book], float | None]) -> Callable[[Book], float | None]:
+        """Put ``measure`` into ``CLAIMS`` and hand it back as it is. Raises ValueError if the slug is taken."""
         if slug in CLAIMS:
             raise ValueError(f"Two claims are called {slug!r}.")
         sentence = " ".join(measure.__doc__.split("\n\n")[0].split())
@@ -102,6 +103,10 @@ class Finding:
 
     @property
     def verdict(self) -> str:
+        """Reproduced if every seed meets the bar, weaker if every seed at least nearly does, unstable if only some do.
+
+        Not seen otherwise, and also where the control meets the bar of what only training should bring about.
+        """
         bar = self.claim.bar
         met, nearly = [bar.met(v) for v in self.values], [bar.nearly_met(v) for v in self.values]
         if self.control is not None and not self.claim.also_untrained and bar.met(self.control):

@@ -1,8 +1,9 @@
 """Claims of chapter 02_zero_layer_bigrams."""
 
+from helpers.circuits import LowRank
 from helpers.claims.book import Book
 from helpers.claims.ledger import EXACT, at_least, at_most, claim
-from helpers.measures import bigram_log_probs, bigram_loss, direct_path, own_token_ranks, pearson
+from helpers.measures import bigram_log_probs, bigram_loss, direct_path, pearson
 
 SECTION = "Zero-Layer Transformers"
 ENOUGH_TOKENS = 1000  # occurrences of a token that has had some training
@@ -63,4 +64,5 @@ def _unembedding_is_not_the_inverse(book: Book) -> float:
     """The unembedding is not the inverse of the embedding: a token does not predict itself. Random matrices are no
     inverses either, so an untrained model passes too."""
     common = book.counts.opened >= ENOUGH_TOKENS
-    return own_token_ranks(direct_path(book.loaded("zero_layer")))[common].median().item()
+    model = book.loaded("zero_layer")
+    return LowRank(model.W_E, model.W_U).diagonal_ranks()[common].median().item()
