@@ -628,6 +628,8 @@ def _train_one(recipe: Recipe, text: str | None, out: Path, resume: bool) -> boo
         save_model(state.model, out)
         if text:
             corpus.tokenizer.save(out / "tokenizer.json")
+    if _n_processes() > 1:
+        dist.barrier()  # nobody leaves while the first process still measures and writes
     return True
 
 
