@@ -2,10 +2,15 @@
 
 Each module imports only from those before it in this list::
 
-    corpus  tokens  model  circuits  stream  measures  training  phases  figures  views  widgets  claims
+    files  corpus  tokens  model  circuits  heads  statistics  stream  terms  in_context  bigrams  text  skip_trigrams
+    copying  history  training  figures  views  token_views  explorers  live  identities  claims
+
+A student of the paper needs three of them: model, circuits and heads.
 """
 
 import os
+
+START = 0  # the id of <START>, the token that opens every context
 
 # Read by torch and tokenizers when they are first imported: never more threads than the cores we may use.
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

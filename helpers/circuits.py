@@ -1,12 +1,12 @@
 """The paper's algebra, from weights alone: QK and OV circuits, composition, eigenvalues.
 
-All matrices over the vocabulary have rank d_head at most, so they are kept as two thin factors (``LowRank``) and
-never formed unless a cell of the book asks for a few rows. Row vectors: ``ov[source, out]`` is the paper's
+All matrices over the vocabulary have rank d_head at most, so they are kept as two thin factors (``LowRank``), and only
+the rows or columns that are asked for are multiplied out. Row vectors: ``ov[source, out]`` is the paper's
 ``W_U W_OV W_E`` transposed, and ``qk[destination, source]`` its ``W_E^T W_QK W_E``.
 """
 
-import heapq
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,9 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from helpers import ReaderError
-from helpers.model import AttentionOnlyTransformer, Cache, Head, sinusoids
+from helpers.model import AttentionOnlyTransformer, Cache, Head, head_name
+
+ROWS_AT_ONCE = 256  # of a large matrix, when all of its entries must be seen
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,6 @@ class LowRank:
     def columns(self, index: int | Tensor) -> Float[Tensor, "row ..."]:
         return self.left @ self.right[:, index]
 
-    def entry(self, row: int, column: int) -> float:
-        return (self.left[row] @ self.right[:, column]).item()
-
     def diagonal(self) -> Float[Tensor, " row"]:
         return (self.left * self.right.T).sum(1)
 
@@ -60,7 +59,7 @@ class LowRank:
         return self.left @ self.right
 
     def centred(self) -> "LowRank":
-        """Each row less its own mean: a softmax over the row cannot see the mean, so rows are compared without it."""
+        """Each row less its mean, which a softmax over the row cannot see: only then can rows be compared."""
         return LowRank(self.left, self.right - self.right.mean(1, keepdim=True))
 
     def trace(self) -> float:
@@ -97,20 +96,10 @@ class LowRank:
         """Each diagonal entry less its row's mean, over its row's standard deviation."""
         return self.centred().diagonal() / self.row_stds()
 
-    def top_entries(self, k: int, rows_at_once: int = 256) -> list[tuple[int, int, float]]:
-        """The ``k`` largest entries as ``(row, column, value)``, largest first; only some rows exist at a time."""
-        best: list[tuple[float, int, int]] = []
-        for start, rows in zip(range(0, self.shape[0], rows_at_once), self.left.split(rows_at_once), strict=True):
-            values, columns = (rows @ self.right).topk(min(k, self.shape[1]), dim=1)
-            values, places = values.flatten().topk(min(k, values.numel()))
-            at = zip(values.tolist(), places.tolist(), columns.flatten()[places].tolist(), strict=True)
-            best = heapq.nlargest(k, best + [(value, start + i // columns.shape[1], column) for value, i, column in at])
-        return [(row, column, value) for value, row, column in best]
-
-    def diagonal_ranks(self, rows_at_once: int = 256) -> Int[Tensor, " row"]:
+    def diagonal_ranks(self) -> Int[Tensor, " row"]:
         """The place of each diagonal entry in its own row, 1 for the largest; only some rows exist at a time."""
         ranks = []
-        for start, rows in zip(range(0, self.shape[0], rows_at_once), self.left.split(rows_at_once), strict=True):
+        for start, rows in zip(range(0, self.shape[0], ROWS_AT_ONCE), self.left.split(ROWS_AT_ONCE), strict=True):
             entries = rows @ self.right
             ranks.append(1 + (entries > entries.diagonal(start)[:, None]).sum(1))
         return torch.cat(ranks)
@@ -131,8 +120,19 @@ def W_OV(model: AttentionOnlyTransformer, head: Head) -> LowRank:
 
 
 def W_QK(model: AttentionOnlyTransformer, head: Head) -> LowRank:
-    """``[d_model, d_model]``: attention score as a bilinear form of destination and source, 1/√d_head included."""
+    """``[d_model, d_model]``: attention score as a bilinear form of destination and source, 1/√d_head included.
+
+    Raises:
+        ReaderError: the model smears its keys, so a score depends on the token before the source as well.
+    """
+    if model.smear is not None:
+        raise ReaderError("This model smears its keys: no QK circuit gives its scores. Take one without smeared keys.")
     return LowRank(model.W_Q[head] / math.sqrt(model.config.d_head), model.W_K[head].T)
+
+
+def centred_unembedding(model: AttentionOnlyTransformer) -> Float[Tensor, "d_model d_vocab"]:
+    """``W_U`` less its mean column, which moves all logits alike and so no probability: logits above their mean."""
+    return model.W_U - model.W_U.mean(1, keepdim=True)
 
 
 def ov_circuit(model: AttentionOnlyTransformer, head: Head) -> LowRank:
@@ -148,108 +148,6 @@ def qk_circuit(model: AttentionOnlyTransformer, head: Head) -> LowRank:
 def positional_scores(model: AttentionOnlyTransformer, head: Head) -> Float[Tensor, "dest src"]:
     """The part of a head's attention scores that depends on the two positions alone, unmasked."""
     return model.W_pos @ W_QK(model, head).dense() @ model.W_pos.T
-
-
-def offset_scores(
-    n_ctx: int, d_model: int, offset: int, n_waves: int, steepness: float = 1.0
-) -> Float[Tensor, "dest src"]:
-    """Position-only scores of a head made by hand that asks for the token ``offset`` places back.
-
-    ``p @ offset_W_QK(...) @ p.T`` for the sinusoids ``p``: a sum of cosines of ``distance - offset``, largest where
-    the distance is ``offset``.
-    """
-    positions = sinusoids(n_ctx, d_model)
-    return positions @ offset_W_QK(n_ctx, d_model, offset, n_waves, steepness).dense() @ positions.T
-
-
-def offset_W_QK(n_ctx: int, d_model: int, offset: int, n_waves: int, steepness: float = 1.0) -> LowRank:
-    """``W_QK`` from rotations alone: each of the ``n_waves`` shortest waves is turned by ``offset`` positions.
-
-    A pair (sin, cos) of a wave with frequency f becomes that of the position ``offset`` places back when it is
-    turned by the angle f·offset, wherever it stands ("Interpreting as Skip-Trigrams", footnote on positional heads).
-    Two dimensions for each wave: a head of width d_head has room for d_head / 2 of them.
-    """
-    turned = float(n_ctx) ** (-torch.arange(0, 2 * n_waves, 2) / d_model) * offset
-    read = torch.eye(d_model)[[*range(n_waves), *range(d_model // 2, d_model // 2 + n_waves)]]
-    cos, sin = turned.cos().diag(), turned.sin().diag()
-    rotation = torch.cat([torch.cat([cos, sin], 1), torch.cat([-sin, cos], 1)])
-    return LowRank(steepness * read.T @ rotation, read)
-
-
-@dataclass(frozen=True)
-class HeadReading:
-    """What one head does with one source token: who attends to it most, and what that makes likelier.
-
-    ``wanted[i]`` is the centred QK entry of ``destinations[i]`` (nats of attention score), ``raised[i]`` the
-    centred OV entry of ``outs[i]`` (nats of logit, at full attention).
-    """
-
-    head: Head
-    source: int
-    destinations: list[int]
-    wanted: list[float]
-    outs: list[int]
-    raised: list[float]
-
-
-def read_head(
-    model: AttentionOnlyTransformer, head: Head, source: int, among: Int[Tensor, " token"], n: int = 4
-) -> HeadReading:
-    """The paper's recipe for its tables: fix a source token, take the largest QK and the largest OV entries.
-
-    Only the tokens of ``among`` are considered: the embeddings of tokens that hardly occur are left-over noise.
-    """
-    return _reading(head, *_centred_circuits(model, head), source, among, n)
-
-
-def telling_sources(
-    model: AttentionOnlyTransformer, head: Head, among: Int[Tensor, " token"], n: int = 8
-) -> list[int]:
-    """The sources with the strongest skip-trigrams of a head, by largest QK entry times largest OV entry."""
-    return _telling(*_centred_circuits(model, head), among, n)
-
-
-def read_telling_sources(
-    model: AttentionOnlyTransformer, head: Head, among: Int[Tensor, " token"], n_sources: int = 8, n: int = 4
-) -> list[HeadReading]:
-    """``read_head`` for each of the ``telling_sources`` of a head, strongest first."""
-    qk, ov = _centred_circuits(model, head)
-    return [_reading(head, qk, ov, source, among, n) for source in _telling(qk, ov, among, n_sources)]
-
-
-def _centred_circuits(model: AttentionOnlyTransformer, head: Head) -> tuple[LowRank, LowRank]:
-    return qk_circuit(model, head).centred(), ov_circuit(model, head).centred()
-
-
-def _reading(head: Head, qk: LowRank, ov: LowRank, source: int, among: Int[Tensor, " token"], n: int) -> HeadReading:
-    wanted, raised = qk.columns(source)[among].topk(n), ov.rows(source)[among].topk(n)
-    return HeadReading(head, source, among[wanted.indices].tolist(), wanted.values.tolist(),
-                       among[raised.indices].tolist(), raised.values.tolist())
-
-
-def _telling(qk: LowRank, ov: LowRank, among: Int[Tensor, " token"], n: int) -> list[int]:
-    wishes, rises = qk.left[among], ov.right[:, among]
-    strongest_wish = torch.cat([(qk.right.T[chunk] @ wishes.T).amax(1) for chunk in among.split(512)])
-    strongest_rise = torch.cat([(ov.left[chunk] @ rises).amax(1) for chunk in among.split(512)])
-    return among[(strongest_wish * strongest_rise).topk(n).indices].tolist()
-
-
-def entry_places(
-    model: AttentionOnlyTransformer, rules: Int[Tensor, "rule 3"], among: Int[Tensor, " token"]
-) -> Float[Tensor, "rule head 2"]:
-    """How far from the top a rule's two entries stand in every head of layer 0, as shares of the tokens ``among``.
-
-    A rule is (source, destination, out). The first share counts the destinations that want the source more than the
-    rule's own (its QK column), the second the outs that the source raises more (its OV row): 0 is the very top.
-    """
-    sources, destinations, outs = rules.T
-    shares = []
-    for head in range(model.config.n_heads):
-        qk, ov = _centred_circuits(model, (0, head))
-        larger = [(entries[:, among] > entries.gather(1, own[:, None])).double().mean(1)
-                  for entries, own in ((qk.columns(sources).T, destinations), (ov.rows(sources), outs))]
-        shares.append(torch.stack(larger, dim=1))
-    return torch.stack(shares, dim=1)
 
 
 # ---- path expansion ("The Path Expansion Trick") ---------------------------------------------------------------
@@ -269,7 +167,7 @@ def path_logits(
     patterns: list[Float[Tensor, "batch head dest src"]],
     path: tuple[Head, ...],
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    """What one path adds to the logits: ``A ⊗ (W_U W_OV W_E)`` for a head, and longer products for chains of heads."""
+    """What one path adds to the logits: ``A ⊗ (W_U W_OV W_E)`` for a head, longer products for chains of heads."""
     moved = model.W_E[tokens]
     for layer, head in path:
         moved = patterns[layer][:, head] @ (moved @ model.W_V[layer, head]) @ model.W_O[layer, head]
@@ -277,16 +175,16 @@ def path_logits(
 
 
 def logits_by_tables(model: AttentionOnlyTransformer, tokens: Int[Tensor, " pos"]) -> Float[Tensor, "pos d_vocab"]:
-    """The logits of a one-layer model, looked up: no stream, no keys, no values, only tables over tokens and positions.
+    """The logits of a one-layer model, looked up in tables over tokens and positions: no stream, keys or values.
 
     Scores are entries of the QK circuits and of their tables with positions; their softmax weighs rows of the OV
-    circuits; the direct path is added. Equal to ``model(tokens)``, but for rounding.
+    circuits; the direct path is added. Equal to ``model(tokens)`` up to rounding.
 
     Raises:
         ReaderError: the model has more layers, or none, or smears its keys.
     """
-    if model.config.n_layers != 1 or model.smear is not None:
-        raise ReaderError("Only a one-layer model without smeared keys is a few tables: load data/models/one_layer.")
+    if model.config.n_layers != 1:
+        raise ReaderError('Only a one-layer model is a few tables: take load_book_model("one_layer").')
     n = len(tokens)
     logits = model.W_E[tokens] @ model.W_U
     for head in model.heads:
@@ -304,72 +202,73 @@ def score_terms(
     """One attention score of a head, split by what its query (rows) and its key (columns) are made of.
 
     The parts are the token, the position, and the output of every head of earlier layers, in the order of
-    ``score_parts``; the sum of all entries is the score. It is of the first text of the batch that ``cache`` is of.
+    ``score_parts``; the sum of all entries is the score. Of a batch, the first text counts.
+
+    Raises:
+        ReaderError: the model smears its keys.
     """
-    query, key = (torch.stack(_parts(model, cache, head[0], position)) for position in (dest, src))
+    query, key = (_parts(model, cache, head[0])[:, position] for position in (dest, src))
     return query @ W_QK(model, head).dense() @ key.T
 
 
-def score_expansion(
-    model: AttentionOnlyTransformer, cache: Cache, head: Head
-) -> Float[Tensor, "part part dest src"]:
-    """``score_terms`` of every destination and source of the first text at once: each term of the paper's expansion.
+def score_expansion(model: AttentionOnlyTransformer, cache: Cache, head: Head) -> Float[Tensor, "part part dest src"]:
+    """``score_terms`` of every destination and source at once: each term of the paper's expansion.
 
-    Its terms ``A^q ⊗ A^k ⊗ (W_E^T W_OV^T W_QK W_OV W_E)`` are indexed by what the query (first) and the key (second) is
-    made of; summed over both, the scores before the mask ("Path Expansion of Attention Scores QK Circuit").
+    Its terms ``A^q ⊗ A^k ⊗ (W_E^T W_OV^T W_QK W_OV W_E)`` are indexed by what the query (first) and the key (second)
+    are made of; summed over both, the scores before the mask ("Path Expansion of Attention Scores QK Circuit").
     """
-    n_pos = cache.residual[0].shape[1]
-    parts = torch.stack([torch.stack(_parts(model, cache, head[0], i)) for i in range(n_pos)], dim=1)
-    queries, keys = parts @ model.W_Q[head] / math.sqrt(model.config.d_head), parts @ model.W_K[head]
-    return torch.einsum("qde,kse->qkds", queries, keys)
+    parts, qk = _parts(model, cache, head[0]), W_QK(model, head)
+    return torch.einsum("qde,kse->qkds", parts @ qk.left, parts @ qk.right.T)
 
 
 def score_by_token(
     model: AttentionOnlyTransformer, cache: Cache, head: Head, dest: int, src: int
-) -> Float[Tensor, "pos+1 pos+1"]:
+) -> Float[Tensor, "part part"]:
     """One attention score of a head of layer 1, split by the tokens that its query (rows) and its key (columns) see.
 
     A token counts wherever its information comes from: it stands at the place itself, or a head of layer 0 has moved
     it there. The last row and column are the positions'; the sum of all entries is the score ("How Induction Heads
-    Work"). It is of the first text of the batch that ``cache`` is of.
+    Work"). Of a batch, the first text counts.
     """
     query, key = (_by_token(model, cache, place) for place in (dest, src))
     return query @ W_QK(model, head).dense() @ key.T
 
 
-def _by_token(model: AttentionOnlyTransformer, cache: Cache, place: int) -> Float[Tensor, "pos+1 d_model"]:
-    """What the second layer reads at a place, as a sum over the tokens that it comes from; the position is last."""
+def score_parts(model: AttentionOnlyTransformer, head: Head) -> list[str]:
+    """The names of the rows and columns of ``score_terms``."""
+    return ["token", "position", *(head_name(earlier) for earlier in model.heads if earlier[0] < head[0])]
+
+
+def _parts(model: AttentionOnlyTransformer, cache: Cache, layer: int) -> Float[Tensor, "part pos d_model"]:
+    """What the heads of a layer read of the first text, taken apart."""
+    tokens = cache.residual[0][0]
+    earlier = [output for outputs in cache.head_outputs[:layer] for output in outputs[0]]
+    return torch.stack([tokens, model.W_pos[: len(tokens)], *earlier])
+
+
+def _by_token(model: AttentionOnlyTransformer, cache: Cache, place: int) -> Float[Tensor, "part d_model"]:
+    """What layer 1 reads at a place, as a sum over the tokens that it comes from; the position is last."""
     tokens, weights = cache.residual[0][0], cache.patterns[0][0, :, place]
     moved = torch.einsum("hp,pd,hde,hef->pf", weights, tokens, model.W_V[0], model.W_O[0])
     moved[place] += tokens[place]
     return torch.cat([moved, model.W_pos[place][None]])
 
 
-def score_parts(model: AttentionOnlyTransformer, head: Head) -> list[str]:
-    """The names of the rows and columns of ``score_terms``."""
-    return ["token", "position"] + [f"{layer}:{h}" for layer, h in model.heads if layer < head[0]]
-
-
-def _parts(model: AttentionOnlyTransformer, cache: Cache, layer: int, position: int) -> list[Float[Tensor, " d_model"]]:
-    earlier = [output for outputs in cache.head_outputs[:layer] for output in outputs[0, :, position]]
-    return [cache.residual[0][0, position], model.W_pos[position], *earlier]
-
-
 # ---- eigenvalues ("Summarizing OV/QK Matrices") ----------------------------------------------------------------
 
 
-def positivity(eigenvalues: Complex[Tensor, " rank"]) -> float:
+def eigenvalue_score(eigenvalues: Complex[Tensor, " rank"]) -> float:
     """``Σλ / Σ|λ|``, between -1 and 1: 1 when every eigenvalue is a positive real number."""
     return (eigenvalues.sum().real / eigenvalues.abs().sum()).item()
 
 
 def copying_score(model: AttentionOnlyTransformer, head: Head) -> float:
-    """Eigenvalue positivity of the OV circuit: does attending to a token raise that token itself?"""
-    return positivity(ov_circuit(model, head).eigenvalues())
+    """Eigenvalue score of the OV circuit: does attending to a token raise that token itself?"""
+    return eigenvalue_score(ov_circuit(model, head).eigenvalues())
 
 
 @dataclass(frozen=True)
-class Copying:
+class CopyingSummary:
     """How far a matrix over the vocabulary copies, by the eigenvalues and by four readings of its diagonal.
 
     A diagonal entry is standardised by its row: less the row's mean, over the row's standard deviation.
@@ -379,32 +278,31 @@ class Copying:
     mean: float  # of the standardised diagonal
     median: float
     first: float  # share of tokens that raise no other token as much as themselves
-    top_k: float  # share of tokens that are among the k that they raise most
+    top_10: float  # share of tokens that are among the ten that they raise most
 
 
-def copying_summary(circuit: LowRank, k: int = 10) -> Copying:
+def copying_summary(circuit: LowRank) -> CopyingSummary:
     """The paper's score and its alternatives, for an OV circuit ``[source token, out token]`` or a QK circuit."""
     diagonal = circuit.standardised_diagonal()
     ranks = circuit.diagonal_ranks()
-    return Copying(positivity(circuit.eigenvalues()), diagonal.mean().item(), diagonal.median().item(),
-                   (ranks == 1).float().mean().item(), (ranks <= k).float().mean().item())
-
-
-def feature_contrasts(
-    circuit: LowRank, plain: Int[Tensor, " pair"], marked: Int[Tensor, " pair"]
-) -> Float[Tensor, "source_pair out_pair"]:
-    """Does a circuit hand on what tells ``marked`` tokens from ``plain`` ones, such as being plural? In nats.
-
-    Entry ``[i, j]``: how much more the marked token of pair j is raised over its plain one after the marked token
-    of pair i than after its plain one. Off the diagonal this is not the copying of any token.
-    """
-    return (circuit.left[marked] - circuit.left[plain]) @ (circuit.right[:, marked] - circuit.right[:, plain])
+    return CopyingSummary(
+        eigenvalues=eigenvalue_score(circuit.eigenvalues()),
+        mean=diagonal.mean().item(),
+        median=diagonal.median().item(),
+        first=(ranks == 1).float().mean().item(),
+        top_10=(ranks <= 10).float().mean().item(),
+    )
 
 
 def feature_share(circuit: LowRank, plain: Int[Tensor, " pair"], marked: Int[Tensor, " pair"]) -> float:
-    """Share of positive ``feature_contrasts`` between two different pairs; one half where nothing is handed on."""
-    positive = feature_contrasts(circuit, plain, marked) > 0
-    n = len(plain)
+    """How far a circuit copies the feature that separates ``marked`` tokens from ``plain`` ones, such as a plural s.
+
+    For two different pairs: is the marked token of the one raised over its plain one more after the marked token of
+    the other than after its plain one? The share of all such cases that are so; one half where nothing is copied. No
+    token is raised by itself here, so copying single tokens does not help.
+    """
+    raised = (circuit.left[marked] - circuit.left[plain]) @ (circuit.right[:, marked] - circuit.right[:, plain])
+    positive, n = raised > 0, len(plain)
     return ((positive.sum() - positive.diagonal().sum()) / (n * (n - 1))).item()
 
 
@@ -412,7 +310,7 @@ def feature_share(circuit: LowRank, plain: Int[Tensor, " pair"], marked: Int[Ten
 
 
 def induction_circuit(model: AttentionOnlyTransformer, head: Head, previous_token_head: Head) -> LowRank:
-    """``[destination token, token before the source]``: the QK circuit of ``head``, its keys read through another.
+    """``[destination token, token before the source]``: the QK circuit of ``head``, with keys read through another.
 
     The term ``Id ⊗ A ⊗ (W_E^T W_QK W_OV W_E)`` of the paper's expansion of second-layer scores: with A attending
     to the previous token, positive eigenvalues mean "attend to where the *previous* token is the same as me".
@@ -420,15 +318,13 @@ def induction_circuit(model: AttentionOnlyTransformer, head: Head, previous_toke
     return model.W_E @ W_QK(model, head) @ (W_OV(model, previous_token_head).T) @ model.W_E.T
 
 
-def matching_score(model: AttentionOnlyTransformer, head: Head, previous_token_head: Head) -> float:
-    """Eigenvalue positivity of the QK circuit through a previous-token head (vertical axis of the paper's 2D plot)."""
-    return positivity(induction_circuit(model, head, previous_token_head).eigenvalues())
+def qk_eigenvalue_score(model: AttentionOnlyTransformer, head: Head, previous_token_head: Head) -> float:
+    """Eigenvalue score of the QK circuit through a previous-token head (vertical axis of the paper's 2D plot)."""
+    return eigenvalue_score(induction_circuit(model, head, previous_token_head).eigenvalues())
 
 
-def matching_trace(
-    model: AttentionOnlyTransformer, head: Head, previous_token: Float[Tensor, " head"]
-) -> float:
-    """Trace of the QK circuit of ``head``, its keys read through all heads of layer 0, each as far as it looks back.
+def matching_trace(model: AttentionOnlyTransformer, head: Head, previous_token: Float[Tensor, " head"]) -> float:
+    """Trace of the QK circuit of ``head``, its keys read through all heads of layer 0 in proportion to looking back.
 
     ``W = Σ_e s(e) W_E W_QK W_OV(e)ᵀ W_Eᵀ``, the sum over the heads e of layer 0 with their previous-token scores
     ``s(e)`` as weights ("trace of QK eigenvalues" in Olsson et al., 2022). A large one matches equal tokens.
@@ -437,26 +333,32 @@ def matching_trace(
     return (W_QK(model, head).dense() @ through.T * (model.W_E.T @ model.W_E)).sum().item()
 
 
-def composition_score(model: AttentionOnlyTransformer, early: Head, late: Head, kind: str) -> float:
-    """How much of what ``early`` writes the ``kind`` ("Q", "K" or "V") side of ``late`` reads: ``‖AB‖/(‖A‖‖B‖)``.
+Score = Callable[[AttentionOnlyTransformer, Head, Head, str], float]
 
-    Frobenius norms of the products in their true order; the paper's first version of its figure used ``‖BA‖``.
+
+def composition_score(model: AttentionOnlyTransformer, early: Head, late: Head, kind: str) -> float:
+    """How much of what ``early`` writes is read by the queries, keys or values of ``late``: ``‖AB‖/(‖A‖‖B‖)``.
+
+    ``kind`` is "Q", "K" or "V". Frobenius norms of the products in their true order; the paper's first version of its
+    figure used ``‖BA‖``.
+
+    Raises:
+        ReaderError: ``kind`` is another one, or the model smears its keys and ``kind`` is not "V".
     """
     writes, reads = W_OV(model, early), _reads(model, late, kind)
     return (writes @ reads).norm() / (writes.norm() * reads.norm())
 
 
 def composition_scores(
-    model: AttentionOnlyTransformer, kind: str, layers: tuple[int, int] = (0, 1), score=composition_score
+    model: AttentionOnlyTransformer, kind: str, score: Score = composition_score
 ) -> Float[Tensor, "early late"]:
-    """``score`` of every head of a layer with every head of a later one: ``composition_score`` or its swapped form."""
-    early, late = layers
-    heads = range(model.config.n_heads)
-    return torch.tensor([[score(model, (early, e), (late, h), kind) for h in heads] for e in heads])
+    """``score`` of every head of layer 0 with every head of layer 1: ``composition_score`` or its swapped form."""
+    early, late = model.layer_heads(0), model.layer_heads(1)
+    return torch.tensor([[score(model, e, h, kind) for h in late] for e in early])
 
 
 def composition_excess(
-    model: AttentionOnlyTransformer, kind: str, score=composition_score
+    model: AttentionOnlyTransformer, kind: str, score: Score = composition_score
 ) -> Float[Tensor, "early late"]:
     """``composition_scores`` less what random matrices have: their mean in an untrained model of the same shape."""
     random = AttentionOnlyTransformer(model.config, seed=100).requires_grad_(False)
@@ -475,5 +377,8 @@ def swapped_composition_score(model: AttentionOnlyTransformer, early: Head, late
 
 def _reads(model: AttentionOnlyTransformer, head: Head, kind: str) -> LowRank:
     """The matrix through which a head's queries, keys or values read the residual stream."""
-    return {"Q": W_QK(model, head), "K": W_QK(model, head).T, "V": W_OV(model, head)}[kind]
-
+    if kind not in ("Q", "K", "V"):
+        raise ReaderError(f'{kind!r} is no kind of composition: choose "Q", "K" or "V".')
+    if kind == "V":
+        return W_OV(model, head)
+    return W_QK(model, head) if kind == "Q" else W_QK(model, head).T

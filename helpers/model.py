@@ -8,11 +8,12 @@ function of the tokens, exactly.
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -20,10 +21,15 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, einsum, nn
 
 from helpers import ReaderError
-from helpers.tokens import write_atomically
+from helpers.files import DATA, book_folder, how_to_restore, write_or_explain
 
-Head = tuple[int, int]  # (layer, head), both from 0, as in the paper's "head 0:7"
+Head = tuple[int, int]  # (layer, head), both counted from 0
 Replacements = Mapping[Head, Tensor | float]
+
+
+def head_name(head: Head) -> str:
+    """As the paper writes it: "0:7"."""
+    return f"{head[0]}:{head[1]}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class ModelConfig:
 
 @dataclass
 class Cache:
-    """What a forward pass computed on its way, a tensor per layer. Heads come before positions in attention."""
+    """What a forward pass computed on its way, a tensor for each layer."""
 
     residual: list[Float[Tensor, "batch pos d_model"]] = field(default_factory=list)  # n_layers + 1 of them
     scores: list[Float[Tensor, "batch head dest src"]] = field(default_factory=list)  # before the softmax
@@ -57,7 +63,7 @@ class Cache:
 
 
 class AttentionOnlyTransformer(nn.Module):
-    """``logits = (x + sum of all heads) @ W_U`` with ``x = W_E[tokens]``; any number of layers, also none."""
+    """``logits = (x + sum of all heads) @ W_U`` with ``x = W_E[tokens]``; any number of layers, including zero."""
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
@@ -101,6 +107,13 @@ class AttentionOnlyTransformer(nn.Module):
         cache = Cache()
         return self.residual_stream(tokens, cache=cache, **interventions) @ self.W_U, cache
 
+    @torch.no_grad()
+    def cache(self, tokens: Int[Tensor, "batch pos"]) -> Cache:
+        """Everything computed on the way, without the logits, which take more memory than all the rest."""
+        cache = Cache()
+        self.residual_stream(tokens, cache=cache)
+        return cache
+
     def residual_stream(
         self,
         tokens: Int[Tensor, "batch pos"],
@@ -111,7 +124,7 @@ class AttentionOnlyTransformer(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream after the last layer; fills ``cache`` if one is given."""
         self._check(tokens, replace or {})
-        residual = self.W_E[tokens]
+        residual = F.embedding(tokens, self.W_E)
         for layer in range(self.config.n_layers):
             scores, pattern = (None, patterns[layer]) if patterns is not None else self.attention(residual, layer)
             values = einsum("bpd,hde->bhpe", residual, self.W_V[layer])
@@ -143,7 +156,7 @@ class AttentionOnlyTransformer(nn.Module):
     ) -> tuple[Float[Tensor, "batch head dest src"], Float[Tensor, "batch head dest src"]]:
         """Scores and pattern of a layer's heads: who attends to whom, the only non-linear step of the model.
 
-        ``keys_read`` is what the keys are made of, if it is something else than what the queries are made of.
+        ``keys_read`` is what the keys are computed from, where that differs from what the queries are computed from.
         """
         n = residual.shape[1]
         keys_read = residual if keys_read is None else keys_read
@@ -154,24 +167,37 @@ class AttentionOnlyTransformer(nn.Module):
         scores = einsum("bhqe,bhke->bhqk", queries, keys).masked_fill(self.future[:n, :n], -torch.inf)
         return scores, scores.softmax(dim=-1)
 
-    def _check(self, tokens: Int[Tensor, "batch pos"], replace: Replacements) -> None:
-        if missing := set(replace) - set(self.heads):
-            raise ReaderError(f"This model has no head {sorted(missing)[0]}: name heads as (layer, head), from (0, 0) "
-                              f"to {self.heads[-1] if self.heads else 'none'}.")
+    def _check(self, tokens: Int[Tensor, "..."], replace: Replacements) -> None:
+        self.check_heads(replace)
         if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= self.config.n_ctx:
-            raise ReaderError(f"Tokens of shape {list(tokens.shape)} do not fit: "
-                              f"the model takes [batch, pos] with 1 to {self.config.n_ctx} positions.")
+            raise ReaderError(
+                f"Tokens of shape {list(tokens.shape)} do not fit: "
+                f"the model takes [batch, pos] with 1 to {self.config.n_ctx} positions."
+            )
+
+    def check_heads(self, heads: Iterable[Head]) -> None:
+        """Raises ReaderError if the model lacks one of ``heads``."""
+        if missing := {tuple(head) for head in heads} - set(self.heads):
+            c = self.config
+            raise ReaderError(
+                f"This model has no head {head_name(min(missing))}: it has {c.n_layers} layers of {c.n_heads} heads. "
+                "Name heads as (layer, head), both counted from 0."
+            )
 
     @property
     def heads(self) -> list[Head]:
-        """Every head of the model as (layer, head)."""
-        return [(layer, head) for layer in range(self.config.n_layers) for head in range(self.config.n_heads)]
+        """Every head of the model, layer by layer."""
+        return [head for layer in range(self.config.n_layers) for head in self.layer_heads(layer)]
+
+    def layer_heads(self, layer: int) -> list[Head]:
+        """The heads of one layer."""
+        return [(layer, head) for head in range(self.config.n_heads)]
 
 
 def _smeared(
     keys: Float[Tensor, "batch head pos d_head"], smear: Float[Tensor, " head"]
 ) -> Float[Tensor, "batch head pos d_head"]:
-    """Of each key but the first, the share ``sigmoid(smear)``; the rest is the key of the token before."""
+    """Each key but the first mixed with the one before it: ``sigmoid(smear)`` is the share of its own."""
     own = smear.sigmoid()[:, None, None]
     return torch.cat([keys[:, :, :1], own * keys[:, :, 1:] + (1 - own) * keys[:, :, :-1]], dim=2)
 
@@ -179,7 +205,7 @@ def _smeared(
 def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
     """Sines in the first half of the dimensions, cosines in the second, wavelengths from 2π to 2π·n_ctx positions.
 
-    Longer waves would hardly change within a context; so more dimensions can tell neighbours apart.
+    Waves longer than the context would hardly change within it, so none are spent on them.
     """
     frequencies = float(n_ctx) ** (-torch.arange(0, d_model, 2) / d_model)
     angles = torch.arange(n_ctx)[:, None] * frequencies
@@ -189,34 +215,27 @@ def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
 # ---- files ----------------------------------------------------------------------------------------------------
 
 
-def save_model(model: AttentionOnlyTransformer, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically."""
-    folder = Path(folder)
-    save_weights(model, folder / "model.safetensors", dtype)
-    config = json.dumps(asdict(model.config), indent=1) + "\n"
+def save_model(model: AttentionOnlyTransformer, folder: Path | str) -> None:
+    """Write ``config.json`` and ``model.safetensors`` (float16) into ``folder``, each atomically.
+
+    Raises:
+        ReaderError: the disk is full, or the folder cannot be written to.
+    """
+    folder, config = Path(folder), json.dumps(asdict(model.config), indent=1) + "\n"
     write_or_explain(folder / "config.json", lambda f: f.write(config.encode()))
+    save_weights(model, folder / "model.safetensors")
 
 
-def save_weights(model: AttentionOnlyTransformer, file: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the weights alone into a safetensors file, atomically."""
-    weights = {name: weight.detach().to("cpu", dtype).contiguous() for name, weight in model.named_parameters()}
+def save_weights(model: AttentionOnlyTransformer, file: Path) -> None:
+    """Write the weights alone into a safetensors file, in float16, atomically."""
+    weights = {name: weight.detach().cpu().half().contiguous() for name, weight in model.named_parameters()}
     write_or_explain(file, lambda f: f.write(to_safetensors(weights)))
 
 
-def write_or_explain(file: Path, write: Callable) -> None:
-    """``write_atomically`` in a folder made for it, with a sentence in place of an OSError."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, write)
-    except OSError as error:
-        raise ReaderError(f"{file} could not be written ({error.strerror}): free some space or choose another folder; "
-                          "what was there before is unharmed.") from error
+def load_model(folder: Path | str, weights_file: str = "model.safetensors") -> AttentionOnlyTransformer:
+    """The model that ``save_model`` or a training wrote to ``folder``, in float32 and ready to be used.
 
-
-def load_model(folder: Path, weights_file: str = "model.safetensors") -> AttentionOnlyTransformer:
-    """The model that ``save_model`` wrote to ``folder``, in float32 and ready to be used.
-
-    ``weights_file`` may name a snapshot that was taken during training, such as "snapshots/001000.safetensors".
+    ``weights_file`` may name weights that were kept during training, such as "checkpoints/000225.safetensors".
 
     Raises:
         ReaderError: a file is missing or damaged, or the weights have other shapes than ``config.json`` says.
@@ -224,16 +243,37 @@ def load_model(folder: Path, weights_file: str = "model.safetensors") -> Attenti
     folder = Path(folder)
     try:
         config = ModelConfig(**json.loads((folder / "config.json").read_text("utf8")))
-        weights = load_file(folder / weights_file)
+        weights, model = load_file(folder / weights_file), AttentionOnlyTransformer(config)
     except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ReaderError(f"The model in {folder} is missing or damaged ({type(error).__name__}): "
-                          "bring it back with 'git checkout data', or train it again.") from error
-    model = AttentionOnlyTransformer(config)
+        raise ReaderError(
+            f"The model in {folder} is missing or damaged ({type(error).__name__}): {how_to_restore(folder)}."
+        ) from error
+    _check_shapes(model, weights, folder)
+    model.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    return model.requires_grad_(False).eval()
+
+
+def _check_shapes(model: AttentionOnlyTransformer, weights: Mapping[str, Tensor], folder: Path) -> None:
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = {name: tuple(weight.shape) for name, weight in weights.items()}
     if expected != found:
         name = next(n for n in (expected | found) if expected.get(n) != found.get(n))
-        raise ReaderError(f"The weights in {folder} do not fit their config.json: {name} is {found.get(name)}, not "
-                          f"{expected.get(name)}. Bring both files back with 'git checkout data'.")
-    model.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    return model.requires_grad_(False).eval()
+        raise ReaderError(
+            f"The weights in {folder} do not fit their config.json: {name} is {found.get(name)}, not "
+            f"{expected.get(name)}. For both files, {how_to_restore(folder)}."
+        )
+
+
+def load_book_model(name: str, seed: int = 0) -> AttentionOnlyTransformer:
+    """One of the models that come with the book: "zero_layer", "one_layer", "two_layer", "laptop", …
+
+    Raises:
+        ReaderError: the book has no such model, or its files are damaged.
+    """
+    folder, models = book_folder(name, seed), DATA / "models"
+    if folder.name not in (there := sorted(model.name for model in models.glob("*/"))):
+        raise ReaderError(
+            f"The book has no model {folder.name!r}: it has {', '.join(there)}. "
+            f"If you deleted one, {how_to_restore(models)}."
+        )
+    return load_model(folder)
