@@ -1,11 +1,11 @@
 """Where text comes from: the shelf of Python sources on the reader's own disk, or any text of the reader's own.
 
-The *shelf* is the Python source of the packages that ``requirements.txt`` pins: real text that is on every
-reader's machine, with the same bytes everywhere, before anything is downloaded. ``data/shelf.tsv`` names each
-file with its SHA-256 and says whether it is for training or for validation. Nothing of it is copied here.
+The *shelf* is the Python source of the packages that ``requirements.txt`` pins: real text that every reader has on
+disk once the book is installed, byte for byte the same. ``data/shelf.tsv``, the manifest, lists each file with its
+SHA-256 and says whether it is for training or for validation. None of it is copied here.
 
     python -m helpers.corpus            # how much of the shelf is on this machine?
-    python -m helpers.corpus --rewrite  # make the manifest anew, after changing the pins
+    python -m helpers.corpus --rewrite  # rebuild the manifest after changing the pins
 """
 
 import argparse
@@ -16,14 +16,15 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 from helpers import ReaderError
+from helpers.files import DATA, how_to_restore, write_or_explain
 
-DATA = Path(__file__).resolve().parent.parent / "data"
 MANIFEST = DATA / "shelf.tsv"
+REQUIREMENTS = DATA.parent / "requirements.txt"
 TEXT_ENDINGS = (".txt", ".md", ".py")
 VALIDATION_SHARE = 0.05
 LEAST_CHARACTERS = 10_000
@@ -34,7 +35,7 @@ Source = str | Path | Iterable[str] | None
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents for training and, apart from them, documents for validation, read when they are needed.
+    """Documents for training and others for validation, read when they are needed.
 
     ``fingerprint`` changes whenever the text may have changed. ``notes`` are sentences for the reader, for
     instance about missing files; reading may add to them.
@@ -43,11 +44,11 @@ class Corpus:
     name: str
     fingerprint: str
     read: Callable[[Split], Iterator[str]]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 def open_corpus(source: Source = None) -> Corpus:
-    """The corpus that ``source`` names: None is the shelf, a path a folder or a file, anything else strings.
+    """The corpus that ``source`` names: None for the shelf, the path of a folder or file, or the texts themselves.
 
     Raises:
         ReaderError: the folder does not exist, or there is too little text in ``source``.
@@ -61,8 +62,10 @@ def open_corpus(source: Source = None) -> Corpus:
 
 def _open_folder(folder: Path) -> Corpus:
     if not os.path.exists(folder):
-        raise ReaderError(f"There is no file or folder {str(folder)[:100]!r}: name a folder that holds .txt, .md or "
-                          ".py files, or give texts as a list of strings.")
+        raise ReaderError(
+            f"There is no file or folder {str(folder)[:100]!r}: name a folder that holds .txt, .md or "
+            ".py files, or give texts as a list of strings."
+        )
     texts, unreadable = [], 0
     for file in _text_files(folder):
         try:
@@ -80,11 +83,12 @@ def _text_files(folder: Path) -> list[Path]:
 
 
 def _corpus_of(name: str, documents: list[str], notes: Iterable[str] = ()) -> Corpus:
-    """Deal documents into the two splits; fewer than twenty are first cut into twenty pieces each."""
+    """Deal documents out to the two splits; if there are fewer than twenty, each is first cut into twenty pieces."""
     documents = list(dict.fromkeys(without_surrogates(document) for document in documents if document.strip()))
     if (size := sum(map(len, documents))) < LEAST_CHARACTERS:
-        raise ReaderError(f"{name} holds {size:,} characters of UTF-8 text: "
-                          f"give at least {LEAST_CHARACTERS:,} (four pages).")
+        raise ReaderError(
+            f"{name} holds {size:,} characters of UTF-8 text: give at least {LEAST_CHARACTERS:,} (four pages)."
+        )
     if len(documents) < 20:
         documents = [piece for document in documents for piece in _pieces(document, 20)]
     random.Random(0).shuffle(documents)
@@ -108,7 +112,15 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-# ---- the shelf ------------------------------------------------------------------------------------------------
+# ---- the shelf --------------------------------------------------------------------------------------------------
+
+
+class ShelfFile(NamedTuple):
+    """A line of the manifest."""
+
+    split: Split
+    sha256: str
+    path: str  # relative to site-packages
 
 
 def _open_shelf() -> Corpus:
@@ -128,27 +140,29 @@ def _version(package: str) -> str:
 
 
 def _read_shelf(split: Split, notes: list[str]) -> Iterator[str]:
-    entries = [(digest, path) for kind, digest, path in read_manifest() if kind == split]
+    files = [file for file in read_manifest() if file.split == split]
     missing = changed = 0
-    for digest, path in entries:
-        if (file := locate(path)) is None:
+    for file in files:
+        if (found := locate(file.path)) is None:
             missing += 1
             continue
-        content = file.read_bytes()
-        changed += _digest(content) != digest
+        content = found.read_bytes()
+        changed += _digest(content) != file.sha256
         yield content.decode("utf8", "replace")
-    if missing > len(entries) // 2:
+    if missing > len(files) // 2:
         raise ReaderError(
-            f"{missing:,} of the shelf's {len(entries):,} {split} files are missing: "
+            f"{missing:,} of the shelf's {len(files):,} {split} files are missing: "
             "run 'python -m pip install -r requirements.txt' in the environment that runs this book."
         )
     if missing or changed:
-        notes.append(f"Of the shelf's {len(entries):,} {split} files {missing:,} are missing and {changed:,} differ "
-                     "from the manifest, so measured numbers may differ a little from those printed in the book.")
+        notes.append(
+            f"Of the shelf's {len(files):,} {split} files {missing:,} are missing and {changed:,} differ "
+            "from the manifest, so measured numbers may differ a little from those printed in the book."
+        )
 
 
-def read_manifest() -> list[tuple[str, str, str]]:
-    """The shelf's files in their order, as (split, SHA-256, path relative to site-packages).
+def read_manifest() -> list[ShelfFile]:
+    """The shelf's files, in their order.
 
     Raises:
         ReaderError: the manifest is missing or damaged.
@@ -157,10 +171,10 @@ def read_manifest() -> list[tuple[str, str, str]]:
         lines = MANIFEST.read_text("utf8").splitlines()
     except (OSError, UnicodeDecodeError):
         lines = []
-    rows = [tuple(line.split("\t")) for line in lines if not line.startswith("#")]
-    if not rows or any(len(row) != 3 or row[0] not in ("train", "validation") for row in rows):
-        raise ReaderError(f"{MANIFEST} is missing or damaged: bring it back with 'git checkout data/{MANIFEST.name}'.")
-    return rows
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    if not rows or any(len(row) != 3 or row[0] not in get_args(Split) for row in rows):
+        raise ReaderError(f"{MANIFEST} is missing or damaged: {how_to_restore(MANIFEST)}.")
+    return [ShelfFile(*row) for row in rows]
 
 
 def locate(path: str) -> Path | None:
@@ -171,13 +185,13 @@ def locate(path: str) -> Path | None:
     return None
 
 
-def pinned_packages(requirements: Path = DATA.parent / "requirements.txt") -> list[str]:
+def pinned_packages() -> list[str]:
     """The names that ``requirements.txt`` pins with ``==``: the packages whose sources make up the shelf."""
-    return re.findall(r"^([\w.-]+)==", requirements.read_text("utf8"), flags=re.MULTILINE)
+    return re.findall(r"^([\w.-]+)==", REQUIREMENTS.read_text("utf8"), flags=re.MULTILINE)
 
 
 def write_manifest() -> None:
-    """Filter, deduplicate, shuffle and split the sources of the pinned packages; write their list to data/."""
+    """Filter, deduplicate, shuffle and split the sources of the pinned packages; list them in the manifest."""
     kept: dict[str, str] = {}
     for path in sorted(set(_python_files())):
         content = locate(path).read_bytes()
@@ -189,7 +203,8 @@ def write_manifest() -> None:
     lines = ["# split\tSHA-256\tpath, relative to site-packages; one line per document of the default corpus"]
     for i, (digest, path) in enumerate(rows):
         lines.append(f"{'validation' if i < n_validation else 'train'}\t{digest}\t{path}")
-    MANIFEST.write_text("\n".join(lines) + "\n", "utf8")
+    content = "\n".join(lines) + "\n"
+    write_or_explain(MANIFEST, lambda f: f.write(content.encode()))
 
 
 def _python_files() -> Iterator[str]:
@@ -212,9 +227,9 @@ def _is_worth_reading(path: str, content: bytes) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Count what is on the shelf and what is missing or changed; with ``--rewrite``, after making the manifest anew."""
+    """Count what is on the shelf, missing or changed; with ``--rewrite``, rebuild the manifest first."""
     parser = argparse.ArgumentParser(prog="python -m helpers.corpus", description=__doc__.splitlines()[0])
-    parser.add_argument("--rewrite", action="store_true", help="make the manifest anew from the installed packages")
+    parser.add_argument("--rewrite", action="store_true", help="rebuild the manifest from the installed packages")
     if parser.parse_args(arguments).rewrite:
         write_manifest()
     corpus = open_corpus()

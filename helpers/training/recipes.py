@@ -1,0 +1,52 @@
+"""How the book's models are trained: sizes and settings by name, and the list of all trainings."""
+
+from dataclasses import dataclass, replace
+
+from helpers.files import book_folder
+from helpers.model import ModelConfig
+from helpers.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model's sizes and how it is trained."""
+
+    model: ModelConfig
+    training: TrainingConfig
+
+    @property
+    def n_steps(self) -> int:
+        return self.training.n_steps(self.model.n_ctx)
+
+
+def _laptop(n_layers: int, smeared_keys: bool = False) -> Recipe:
+    """The recipe of chapter 08, which grows induction heads in about a minute."""
+    sizes = {"n_heads": 4, "d_model": 192, "d_head": 64, "d_vocab": 512, "n_ctx": 128}
+    return Recipe(
+        ModelConfig(n_layers=n_layers, smeared_keys=smeared_keys, **sizes),
+        TrainingConfig(6_000_000, batch_size=16, learning_rate=5e-3, warmup_steps=100, final_learning_rate=0.3),
+    )
+
+
+RECIPES = {
+    "zero_layer": Recipe(ModelConfig(n_layers=0), TrainingConfig(200_000_000, batch_size=256, learning_rate=1e-2)),
+    "one_layer": Recipe(ModelConfig(n_layers=1), TrainingConfig()),
+    "two_layer": Recipe(ModelConfig(n_layers=2), TrainingConfig()),
+    "laptop": _laptop(n_layers=2),
+    "laptop_one_layer": _laptop(n_layers=1),
+    "laptop_smeared": _laptop(n_layers=1, smeared_keys=True),
+    "laptop_two_layer_smeared": _laptop(n_layers=2, smeared_keys=True),
+}
+BOOK = ("zero_layer", "one_layer", "two_layer")
+SEEDS = (0, 1, 2)  # of all of these
+N_CHECKPOINTS = {("laptop", 0): 40}  # of the weights; none of all other trainings
+
+
+def book_trainings() -> dict[str, Recipe]:
+    """Every training that data/ holds something of, by the name of its folder."""
+    trainings = {}
+    for name, recipe in RECIPES.items():
+        for seed in SEEDS:
+            training = replace(recipe.training, seed=seed, n_checkpoints=N_CHECKPOINTS.get((name, seed), 0))
+            trainings[book_folder(name, seed).name] = replace(recipe, training=training)
+    return trainings
