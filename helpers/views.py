@@ -1,250 +1,159 @@
-"""Views of tokens that answer to the mouse, drawn by circuitsvis (Cooney and Nanda, 2022). The only door to it.
+"""What a cell shows: pictures with captions, tables, and whatever else has a live and a still form.
 
-A view has two forms. The live one is HTML that circuitsvis draws into, in a notebook that is running. The still
-one is a picture that stands in its place everywhere else: on GitHub, in print, in a notebook not yet run. Both
-are one output of the cell, so a front end shows the live form if it can.
-
-The program of circuitsvis (1.3 MB) travels to the browser once for a kernel, in a widget of its own, not once for
-a view; neither it nor a live form is ever part of a saved notebook. Nothing here uses the network.
+The live form is there while the kernel runs. The still form stands in its place everywhere else: on GitHub, in print,
+in a notebook not yet run. Both are one output of the cell, so a front end shows the live form if it can; a saved
+notebook keeps the still form alone.
 """
 
 import base64
-import json
-from collections.abc import Callable, Sequence
+import html
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
 
-import circuitsvis.utils.render
 import ipywidgets
-import torch
-from IPython.display import display
-from jaxtyping import Float
-from torch import Tensor
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from PIL import Image
 
-from helpers import ReaderError
-from helpers.figures import BLUE, RED, Plate, Table, code, heatmaps, token_strip
-
-LONGEST = 128  # tokens in a view; every pair of them is a thing to draw
 LIVE = "application/vnd.jupyter.widget-view+json"
-BOX = "background: white; color: black; color-scheme: light; padding: 4px 12px 12px; overflow-x: auto"
-DRAW = """(() => {
-  const box = document.currentScript.previousElementSibling;
-  let waits = 0;
-  const draw = () => {
-    if (window.CircuitsVis && box.isConnected) {
-      box.id = "view-" + Math.random().toString(36).slice(2);
-      CircuitsVis.render(box.id, CircuitsVis.%s, %s);
-    } else if (++waits < 600) {
-      setTimeout(draw, 50);
-    } else {
-      box.textContent = "This view could not be drawn: run the cell again.";
-    }
-  };
-  draw();
-})()"""
-
-# circuitsvis asks google.com whether there is a network whenever it shows something. The book never does.
-circuitsvis.utils.render.internet_on = lambda: False
-
-Mime = dict[str, str]
+Mime = dict[str, str]  # the content of one output, by MIME type
 
 
 @dataclass(frozen=True)
 class View:
-    """Live HTML, the caption that reads it, and how to draw the picture that stands in its place."""
-
-    html: str
-    caption: str
-    draw: Callable[[str], Plate]
-
-    def _ipython_display_(self) -> None:
-        for part in parts(self):
-            Pane(part)._ipython_display_()
-
-
-Sight = View | Plate | Table
-
-
-def attention_view(
-    tokens: Sequence[str], pattern: Float[Tensor, "head dest src"], head_names: Sequence[str], caption: str = ""
-) -> View:
-    """Who attends to whom: hover a token to see where it looks, hover a head to see it alone, click to hold it.
+    """Something to show, and below it, in an output of its own, its caption.
 
     Args:
-        tokens: as ``Tokenizer.show_all`` gives them.
-        pattern: attention, each entry between 0 and 1.
-
-    Raises:
-        ReaderError: shapes that do not fit each other, entries outside 0 to 1, more than 128 tokens.
+        still: makes what is saved in the notebook.
+        caption: in Markdown.
+        html: what a running notebook shows instead of ``still``, if anything.
+        scripts: a widget that brings to the page what ``html`` needs.
     """
-    pattern = torch.as_tensor(pattern).detach().float()
-    if pattern.shape != (len(head_names), len(tokens), len(tokens)) or not pattern.numel():
-        needed = [len(head_names), len(tokens), len(tokens)]
-        raise ReaderError(f"The pattern has shape {list(pattern.shape)}, but these heads and tokens need {needed}: "
-                          "choose one text of the batch and one layer.")
-    if not ((pattern >= -1e-4) & (pattern <= 1 + 1e-4)).all():
-        raise ReaderError("Attention lies between 0 and 1: divide a weighted pattern by its largest entry.")
-    _check_length(tokens)
-    html = _circuitsvis("AttentionPatterns", 270 + _text_height(tokens), tokens=_harmless(tokens),
-                        attention=_rounded(pattern, 3), headLabels=_harmless(head_names))
-    return View(html, _joined(caption, _strongest(tokens, pattern, head_names)),
-                partial(_attention_plate, tokens, pattern, head_names))
 
-
-def _attention_plate(tokens: Sequence[str], pattern: Tensor, head_names: Sequence[str], caption: str) -> Plate:
-    few = len(head_names) <= 2
-    size = min(5.5, 1.5 + 0.15 * len(tokens)) if few else 2.2
-    names = tokens if few else [""] * len(tokens)
-    return heatmaps(dict(zip(head_names, pattern, strict=True)), names, names, "destination", "source", caption,
-                    limit=1.0, width=size, height=size, per_row=2 if few else 6)
-
-
-def _strongest(tokens: Sequence[str], pattern: Tensor, head_names: Sequence[str], n: int = 3) -> str:
-    """The text equivalent of a view: where the heads look hardest, the first token left aside."""
-    beyond = pattern[:, :, 1:].flatten(1)
-    if not beyond.numel():
-        return ""
-    peaks = []
-    for head in beyond.amax(1).argsort(descending=True, stable=True)[:n].tolist():
-        dest, src = divmod(int(beyond[head].argmax()), len(tokens) - 1)
-        peaks.append(f"{code(head_names[head])} from {code(tokens[dest])} ({dest}) "
-                     f"to {code(tokens[src + 1])} ({src + 1}), {beyond[head].max():.2f}")
-    return f"Strongest attention, the first token aside: {'; '.join(peaks)}."
-
-
-def token_view(tokens: Sequence[str], values: Sequence[float] | Tensor, unit: str, caption: str = "") -> View:
-    """A number for each token as its colour: red above 0, blue below. Hover a token to read the number.
-
-    Args:
-        tokens: as ``Tokenizer.show_all`` gives them.
-        values: one finite number for each token, such as its loss in nats.
-        unit: what the numbers are, for the legend: "loss, nats".
-
-    Raises:
-        ReaderError: not one finite value for each token, or more than 1,024 tokens.
-    """
-    numbers = torch.as_tensor(values).detach()
-    if numbers.shape != (len(tokens),) or not len(tokens) or not numbers.isfinite().all():
-        raise ReaderError(f"There are {len(tokens)} tokens and values of shape {list(numbers.shape)}: "
-                          "give one finite value for each token.")
-    _check_length(tokens, 8 * LONGEST)
-    values = _rounded(numbers, 2)
-    top = max(map(abs, values)) or 1.0
-    html = _circuitsvis("ColoredTokens", _text_height(tokens), tokens=_harmless(tokens), values=values,
-                        minValue=-top, maxValue=top, negativeColor=BLUE, positiveColor=RED)
-    peak = max(range(len(values)), key=lambda i: abs(values[i]))
-    return View(html, _joined(caption, f"Furthest from 0: {code(tokens[peak])} ({peak}), {values[peak]:+.2f}."),
-                partial(token_strip, tokens, values, unit))
-
-
-def _check_length(tokens: Sequence[str], longest: int = LONGEST) -> None:
-    if len(tokens) > longest:
-        raise ReaderError(f"This view shows at most {longest} tokens, and there are {len(tokens):,}: shorten the text.")
-
-
-def _joined(*sentences: str) -> str:
-    return " ".join(filter(None, sentences))
-
-
-def _rounded(values: Tensor, digits: int) -> list:
-    return values.double().mul(10**digits).round().div(10**digits).add(0.0).tolist()  # adding 0 makes -0 a 0
-
-
-# ---- HTML -----------------------------------------------------------------------------------------------------
-
-
-def _circuitsvis(component: str, height: int, **properties) -> str:
-    """HTML that draws a component of circuitsvis wherever it is put, as soon as the bundle is there.
-
-    Until then it is ``height`` pixels high, so that a page does not jump when one view follows another.
-    """
-    script = DRAW % (component, _script_safe(json.dumps(properties)))
-    return f'<div style="{BOX}; min-height: {height}px"></div><script>{script}</script>'
-
-
-def _text_height(tokens: Sequence[str]) -> int:
-    return 26 * -(-sum(map(len, tokens)) // 110)
-
-
-def _harmless(tokens: Sequence[str]) -> list[str]:
-    """Tokens that mean the same as HTML and as plain text: circuitsvis writes them as either.
-
-    An invisible word joiner after ``<`` and ``&`` keeps the browser from reading a tag or a character reference.
-    """
-    return [token.replace("<", "<\u2060").replace("&", "&\u2060") for token in tokens]
-
-
-def _script_safe(text: str) -> str:
-    return text.replace("</", "<\\/")
-
-
-@cache
-def bundle() -> ipywidgets.Output:
-    """The widget that brings circuitsvis to the browser; all views of a kernel share it. It shows nothing."""
-    folder = Path(circuitsvis.utils.render.__file__).parent.parent
-    program = _script_safe((folder / "dist" / "cdn" / "iife.js").read_text("utf8"))
-    html = ("<style>.tokens button, .colored-tokens > span { margin-right: 2px }</style>"
-            "<script>if (!window.CircuitsVis) window.CircuitsVis = (() => {" + program + "\nreturn CircuitsVis; })();"
-            "document.currentScript.remove();</script>")
-    return ipywidgets.Output(outputs=_outputs({"text/html": html}), layout={"display": "none"})
-
-
-# ---- the outputs of a cell ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """One output of a cell: what a running notebook shows, and how to make what is saved in its place."""
-
-    live: Mime
     still: Callable[[], Mime]
-
-
-def parts(sight: Sight) -> list[Part]:
-    """A picture or a view is two outputs, itself and its caption; a table is one."""
-    if isinstance(sight, Table):
-        return [_text(sight._repr_markdown_())]
-    if isinstance(sight, Plate):
-        return [Part(_picture(sight), partial(_picture, sight)), _text(f"*{sight.caption}*")]
-    return [Part({"text/html": sight.html}, lambda: _picture(sight.draw(sight.caption))), _text(f"*{sight.caption}*")]
-
-
-def _picture(plate: Plate) -> Mime:
-    return {"image/png": base64.b64encode(plate.png).decode(), "text/plain": plate.alt}
-
-
-def _text(markdown: str) -> Part:
-    mime = {"text/markdown": markdown, "text/plain": markdown}
-    return Part(mime, lambda: mime)
-
-
-class Pane:
-    """The place of one part in the notebook; ``show`` puts another in it."""
-
-    def __init__(self, part: Part):
-        self._first = part
-        self._output = ipywidgets.Output(outputs=_outputs(part.live))
-        self.widget = ipywidgets.VBox([bundle(), self._output]) if "text/html" in part.live else self._output
-
-    def show(self, part: Part | None) -> None:
-        """Show ``part``, or nothing; what is there already is left alone."""
-        self._output.outputs = _outputs(part.live) if part else ()
+    caption: str = ""
+    html: str = ""
+    scripts: ipywidgets.Widget | None = None
 
     @property
-    def content(self) -> Mime:
-        """What is shown at present."""
-        return self._output.outputs[0]["data"] if self._output.outputs else {}
+    def live(self) -> Mime:
+        """What a running notebook shows."""
+        return {"text/html": self.html} if self.html else self.still()
 
     def _ipython_display_(self) -> None:
-        show_both(self.widget, self._first.still())
+        if self.html:
+            ViewWidget(self)._ipython_display_()
+        else:
+            show_output(self.still())
+            if self.caption:
+                display(Markdown(f"*{self.caption}*"))
 
 
-def show_both(widget: ipywidgets.Widget, still: Mime) -> None:
-    """One output of the cell with two forms: ``widget`` while the kernel runs, ``still`` for good."""
+# ---- pictures and tables ----------------------------------------------------------------------------------------
+
+
+def picture(figure: Figure, caption: str) -> View:
+    """The figure, rendered once and for all, and its caption."""
+    mime = render(figure, caption)
+    return View(lambda: mime, caption)
+
+
+def render(figure: Figure, caption: str) -> Mime:
+    """The figure as a PNG in 255 colours, which makes it a third as large; for screen readers the plain caption."""
+    buffer, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    Image.open(buffer).convert("RGB").quantize(255).save(small, format="png", optimize=True)
+    alt = html.unescape(re.sub(r"</?code>|[*`]", "", caption))
+    return {"image/png": base64.b64encode(small.getvalue()).decode(), "text/plain": alt}
+
+
+@dataclass(frozen=True, repr=False)
+class Table:
+    """Rows of numbers and text under a header; numbers are formatted only when the table is shown.
+
+    Args:
+        columns: the header of each column, and how its numbers are formatted: ``{"model": "", "loss, nats": ".2f"}``.
+        rows: a string is shown as it is, so that ``code`` can show a token; None is shown as a dash.
+        caption: in Markdown.
+    """
+
+    columns: Mapping[str, str]
+    rows: Sequence[Sequence[object]]
+    caption: str = ""
+
+    def __repr__(self) -> str:
+        specs = self.columns.values()
+        cells = [[_cell(value, spec) for value, spec in zip(row, specs, strict=True)] for row in self.rows]
+        lines = [self.columns, ["---"] * len(self.columns), *cells]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return table + (f"\n\n*{self.caption}*" if self.caption else "")
+
+    def _repr_markdown_(self) -> str:
+        return repr(self)
+
+    @property
+    def view(self) -> View:
+        """The table, caption included, as one output."""
+        return View(lambda: text_output(repr(self)))
+
+
+def _cell(value: object, spec: str) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    shown = format(value, spec)
+    rounds_to_minus_zero = shown.startswith("-") and not re.search("[1-9]|inf", shown)
+    return format(abs(value), spec) if rounds_to_minus_zero else shown
+
+
+def code(*tokens: str) -> str:
+    """Tokens for a table or a Markdown text, in code type, every special character made harmless."""
+    return " ".join(f"<code>{''.join(c if c.isalnum() else f'&#{ord(c)};' for c in token)}</code>" for token in tokens)
+
+
+# ---- in widgets -------------------------------------------------------------------------------------------------
+
+
+class ViewWidget:
+    """A view whose place another can take while the kernel runs; what is saved is the first."""
+
+    def __init__(self, view: View):
+        self._first = view
+        self.body, self.caption = ipywidgets.Output(), ipywidgets.Output()
+        self._panel = ipywidgets.VBox([view.scripts, self.body]) if view.scripts else self.body
+        self.update(view)
+
+    def update(self, view: View | None) -> None:
+        """Show ``view``, or nothing. What is unchanged is not sent again."""
+        self.body.outputs = outputs(view.live) if view else ()
+        self.caption.outputs = outputs(text_output(f"*{view.caption}*")) if view and view.caption else ()
+
+    def _ipython_display_(self) -> None:
+        show_output(self._first.still(), self._panel)
+        if self._first.caption:
+            show_output(text_output(f"*{self._first.caption}*"), self.caption)
+
+
+def show_output(still: Mime, widget: ipywidgets.Widget | None = None) -> None:
+    """Display one output: ``widget`` while the kernel runs, ``still`` in the saved notebook."""
+    live = {LIVE: widget._repr_mimebundle_()[LIVE]} if widget else {}
     metadata = {"image/png": {"alt": still["text/plain"]}} if "image/png" in still else {}
-    display({LIVE: widget._repr_mimebundle_()[LIVE], **still}, metadata=metadata, raw=True)
+    display(live | still, metadata=metadata, raw=True)
 
 
-def _outputs(data: Mime) -> tuple[dict]:
+def text_output(markdown: str) -> Mime:
+    """Markdown as the content of an output."""
+    return {"text/markdown": markdown, "text/plain": markdown}
+
+
+def alert(sentence: str) -> str:
+    """A sentence to the reader as HTML, which a screen reader speaks at once; nothing if it is empty."""
+    return f'<p role="alert"><b>{html.escape(sentence)}</b></p>' if sentence else ""
+
+
+def outputs(data: Mime) -> tuple[dict]:
+    """One output, in the form in which ipywidgets' ``Output`` takes it."""
     return ({"output_type": "display_data", "data": data, "metadata": {}},)
