@@ -1,8 +1,8 @@
 """The command line of the ledger.
 
-    python -m helpers.claims             # every claim, measured
-    python -m helpers.claims 03 int-HP   # those of a chapter, or single ones
-    python -m helpers.claims --readme    # every claim; the README's table is written anew
+python -m helpers.claims             # every claim, measured
+python -m helpers.claims 03 int-HP   # those of a chapter, or single ones
+python -m helpers.claims --readme    # every claim; the README's table is written anew
 """
 
 import sys
@@ -10,8 +10,7 @@ from pathlib import Path
 
 from helpers import ReaderError
 from helpers.claims import check
-from helpers.corpus import DATA
-from helpers.tokens import write_atomically
+from helpers.files import DATA, write_atomically
 
 BEGIN, END = "<!-- ledger: python -m helpers.claims --readme -->", "<!-- end of the ledger -->"
 
@@ -37,7 +36,7 @@ def write_table(file: Path, table: str) -> None:
 def main(arguments: list[str]) -> None:
     """The command line. Raises ReaderError for an unknown claim, or a README without its marks."""
     if arguments == ["--readme"]:
-        write_table(DATA.parent / "README.md", check().summary._repr_markdown_())
+        write_table(DATA.parent / "README.md", repr(check().summary))
     elif {"-h", "--help"} & set(arguments):
         print(__doc__)
     else:

@@ -1,17 +1,22 @@
 """What a claim is, how it is judged, and the ledger that shows it."""
 
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from helpers import ReaderError
-from helpers.claims.book import Book
-from helpers.figures import Table
+from helpers.claims.models import Models
+from helpers.files import DATA, how_to_restore
 from helpers.training import SEEDS
+from helpers.views import Table
 
 REPRODUCED, WEAKER, NOT_SEEN, UNSTABLE = "reproduced", "weaker", "not seen", "unstable across seeds"
+
+Measure = Callable[[Models], float]
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,8 @@ class Bar:
         return value >= line if self.at_least else value <= line  # false for a value that is no number
 
     def __str__(self) -> str:
+        if self.exact:
+            return "equal to rounding"
         sign = "≥" if self.at_least else "≤"
         return f"{sign} {self.bar:g}" + ("" if self.weaker is None else f" (weaker: {sign} {self.weaker:g})")
 
@@ -56,16 +63,21 @@ class Claim:
     """One claim of the paper: what it says, where, what would count as seeing it here, and how to measure that."""
 
     slug: str
-    section: str  # the paper's heading
     chapter: str  # the chapter of this book that makes it, "03"
+    section: str  # the paper's heading
     sentence: str  # in our words
     paper: str  # what the paper prints or says of it
     value: str  # what is measured, with its unit
     bar: Bar
-    measure: Callable[[Book], float | None]
+    measure: Measure
+    needs: str = ""  # what ``Models`` must have for the claim to make sense: "trained", "induction_heads", …
     also_untrained: bool = False  # true of untrained models too: an identity, geometry, the absence of something
     digits: int = 2
     why_not: str = ""  # what we think is the reason, for a claim that our models do not show, or not all
+
+    def measured(self, models: Models) -> float | None:
+        """The value for the models of a seed; None if they lack what the claim is about."""
+        return None if self.needs and not getattr(models, self.needs) else self.measure(models)
 
     def show(self, value: float | None) -> str:
         if value is None:
@@ -75,22 +87,51 @@ class Claim:
         return f"{value:.{self.digits}f}".replace("-", "−")
 
 
+# ---- entering claims --------------------------------------------------------------------------------------------
+
+
+def load_words(file: Path = DATA / "claims.toml") -> dict[str, dict[str, str]]:
+    """The "section" and "paper" of every claim, the "value" in words, and "why_not" where that needs saying.
+
+    Raises:
+        ReaderError: the file is missing or damaged.
+    """
+    try:
+        return tomllib.loads(file.read_text("utf8"))
+    except (OSError, ValueError) as error:
+        raise ReaderError(f"The words of the claims are missing or damaged: {how_to_restore(file)}.") from error
+
+
+WORDS = load_words()
 CLAIMS: dict[str, Claim] = {}
 
 
-def claim(slug: str, **about) -> Callable:
-    """Enter the decorated function into the ledger; the first paragraph of its docstring is the claim's sentence."""
+def claim(slug: str, bar: Bar, also_untrained: bool = False, **about) -> Callable[[Measure], Measure]:
+    """Enter the decorated function, which measures a claim, into the ledger; ``about`` are other fields of ``Claim``.
 
-    def enter(measure: Callable[[Book], float | None]) -> Callable[[Book], float | None]:
+    The first paragraph of its docstring is the claim in our words, its module's name ends in the number of the chapter.
+    """
+
+    def enter(measure: Measure) -> Measure:
         """Put ``measure`` into ``CLAIMS`` and hand it back as it is. Raises ValueError if the slug is taken."""
         if slug in CLAIMS:
             raise ValueError(f"Two claims are called {slug!r}.")
-        sentence = " ".join(measure.__doc__.split("\n\n")[0].split())
-        also_untrained = about.pop("also_untrained", about["bar"].exact)
-        CLAIMS[slug] = Claim(slug, sentence=sentence, measure=measure, also_untrained=also_untrained, **about)
+        CLAIMS[slug] = Claim(
+            slug,
+            chapter=measure.__module__[-2:],
+            sentence=" ".join(measure.__doc__.split("\n\n")[0].split()),
+            **WORDS[slug],
+            bar=bar,
+            measure=measure,
+            also_untrained=bar.exact or also_untrained,
+            **about,
+        )
         return measure
 
     return enter
+
+
+# ---- findings ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -98,7 +139,7 @@ class Finding:
     """A claim, measured: on each seed, and on the untrained control (None where a value makes no sense)."""
 
     claim: Claim
-    values: Sequence[float]
+    values: Sequence[float | None]
     control: float | None
 
     @property
@@ -117,21 +158,23 @@ class Finding:
             return UNSTABLE
         return WEAKER if all(nearly) else NOT_SEEN
 
+    @property
+    def shown(self) -> list[str]:
+        """The values of the seeds, and then that of the control."""
+        return [self.claim.show(value) for value in (*self.values, self.control)]
+
 
 @dataclass(frozen=True)
 class Ledger:
-    """Findings, as a table: the claim, the paper's figure, ours on each seed, the control and the verdict."""
+    """Findings, as a table: the claim, the paper's words and figure, ours on each seed, the control and the verdict."""
 
     findings: Sequence[Finding]
 
-    def __getitem__(self, slug: str) -> Finding:
-        return next(finding for finding in self.findings if finding.claim.slug == slug)
-
     @cached_property
     def table(self) -> Table:
-        header = ["claim", "paper", "measured", "criterion",
-                  *(f"seed {seed}" for seed in SEEDS), "untrained", "verdict"]
-        return Table(header, [_row(finding) for finding in self.findings])
+        seeds = [f"seed {seed}" for seed in SEEDS]
+        header = ["claim", "the paper", "measured", "criterion", *seeds, "untrained", "verdict"]
+        return Table(dict.fromkeys(header, ""), [_row(finding) for finding in self.findings])
 
     @cached_property
     def summary(self) -> Table:
@@ -139,29 +182,31 @@ class Ledger:
         header = ["chapter", "claim", "the paper", "here, seeds 0, 1, 2", "untrained", "verdict"]
         verdicts = [finding.verdict for finding in self.findings]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in (REPRODUCED, WEAKER, UNSTABLE, NOT_SEEN))
-        return Table(header, [_short_row(finding) for finding in self.findings], f"{len(verdicts)} claims: {counts}.")
-
-    def _repr_markdown_(self) -> str:
-        notes = [f"*{f.claim.slug}*: {f.claim.why_not}" for f in self.findings if f.verdict != REPRODUCED]
-        return "\n\n".join([self.table._repr_markdown_(), *notes])
+        rows = [_short_row(finding) for finding in self.findings]
+        return Table(dict.fromkeys(header, ""), rows, f"{len(verdicts)} claims: {counts}.")
 
     def __repr__(self) -> str:
-        return self._repr_markdown_()
+        notes = [f"*{f.claim.slug}*: {f.claim.why_not}" for f in self.findings if f.verdict != REPRODUCED]
+        return "\n\n".join([repr(self.table), *notes])
+
+    def _repr_markdown_(self) -> str:
+        return repr(self)
 
 
 def _row(finding: Finding) -> list[str]:
     claim = finding.claim
-    return [f"**{claim.slug}** {claim.sentence}", claim.paper, claim.value,
-            "equal to rounding" if claim.bar.exact else str(claim.bar),
-            *map(claim.show, finding.values), claim.show(finding.control), f"**{finding.verdict}**"]
+    sentence, paper = f"**{claim.slug}** {claim.sentence}", f"*{claim.section}:* {claim.paper}"
+    return [sentence, paper, claim.value, str(claim.bar), *finding.shown, f"**{finding.verdict}**"]
 
 
 def _short_row(finding: Finding) -> list[str]:
-    claim = finding.claim
-    ours = [claim.show(value) for value in finding.values]
+    claim, (*ours, control) = finding.claim, finding.shown
     measured = ours[0] if len(set(ours)) == 1 else ", ".join(ours)
     what = "" if claim.bar.exact else f" ({claim.value})"
-    return [claim.chapter, claim.sentence, claim.paper, measured + what, claim.show(finding.control), finding.verdict]
+    return [claim.chapter, claim.sentence, claim.paper, measured + what, control, finding.verdict]
+
+
+# ---- measuring --------------------------------------------------------------------------------------------------
 
 
 def check(*slugs: str) -> Ledger:
@@ -174,15 +219,8 @@ def check(*slugs: str) -> Ledger:
     known = set(CLAIMS) | {claim.chapter for claim in CLAIMS.values()}
     if unknown := [slug for slug in slugs if slug not in known]:
         raise ReaderError(f"There is no claim {unknown[0]!r} in the ledger: 'python -m helpers.claims' lists them all.")
-    with tqdm(total=len(wanted) * (len(SEEDS) + 1), desc="claims", leave=False) as bar:
-        columns = [_measure(wanted, Book(seed), bar) for seed in (*SEEDS, None)]
+    columns = [  # seed after seed, so that the models of one are let go of before those of the next are loaded
+        [claim.measured(models) for claim in tqdm(wanted, desc="claims", leave=False)]
+        for models in map(Models, (*SEEDS, None))
+    ]
     return Ledger([Finding(claim, values, control) for claim, *values, control in zip(wanted, *columns, strict=True)])
-
-
-def _measure(claims: Sequence[Claim], book: Book, bar: tqdm) -> list[float | None]:
-    """All claims of one book, then those of the next: what a book has loaded and measured is let go of in between."""
-    values = []
-    for claim in claims:
-        values.append(claim.measure(book))
-        bar.update()
-    return values
