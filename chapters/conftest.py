@@ -1,14 +1,14 @@
 """How pytest compares the chapters with what they printed before (by nbval, see pyproject.toml).
 
-Compared is what tests/execute.py keeps in a notebook. Left out are HTML and JavaScript, whose ids differ from run to
-run, and pictures: the cells assert the numbers behind them.
+Compared is what tests/execute.py keeps in a notebook. Left out are HTML and JavaScript, whose ids
+differ from run to run, and pictures: the cells assert the numbers behind them.
 """
 
 from nbval.plugin import IPyNbCell, IPyNbFile
 
 from tests.execute import stays
 
-SECONDS_BETWEEN_OUTPUTS = 60  # nbval's own 5 are too few where other programs keep the machine busy
+SECONDS_BETWEEN_OUTPUTS = 60  # nbval's own 5 are too few on a busy machine
 
 
 def pytest_collectstart(collector):
