@@ -2,11 +2,14 @@
 
 import random
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from helpers import START
 from helpers.circuits import LowRank
 from helpers.model import AttentionOnlyTransformer, ModelConfig
+from helpers.tokens import EncodedCorpus, Ids, Tokenizer
 
 SMALL = {"n_heads": 2, "d_model": 6, "d_head": 3, "d_vocab": 11, "n_ctx": 8}
 
@@ -27,11 +30,24 @@ def random_tokens(model: AttentionOnlyTransformer, batch: int = 3, seed: int = 0
     return tokens.index_fill(1, torch.tensor(0), 0)
 
 
+def table_model(*tables: tuple[Tensor, Tensor], n_ctx: int = 8) -> AttentionOnlyTransformer:
+    """One layer with a head for each pair ``(qk, ov)`` of square tables over the tokens, which are its circuits."""
+    n = len(tables[0][0])
+    model = random_model(1, n_heads=len(tables), d_model=n, d_head=n, d_vocab=n, n_ctx=n_ctx)
+    for weight in (model.W_E, model.W_U, model.W_K, model.W_O):
+        weight.copy_(torch.eye(n).expand(weight.shape))
+    for head, (qk, ov) in enumerate(tables):
+        model.W_Q[0, head], model.W_V[0, head] = qk * n**0.5, ov
+    return model
+
+
 def low_rank(rows: int, rank: int, columns: int, seed: int) -> LowRank:
     """A product of two Gaussian matrices, in float64."""
     generator = torch.Generator().manual_seed(seed)
-    return LowRank(torch.randn(rows, rank, generator=generator, dtype=torch.double),
-                   torch.randn(rank, columns, generator=generator, dtype=torch.double))
+    return LowRank(
+        torch.randn(rows, rank, generator=generator, dtype=torch.double),
+        torch.randn(rank, columns, generator=generator, dtype=torch.double),
+    )
 
 
 def close(one: Tensor | float, other: Tensor | float, relative: float = 1e-9) -> bool:
@@ -49,6 +65,36 @@ def same_but_for_zeros(one: Tensor, other: Tensor, relative: float = 1e-9) -> bo
         if abs(longer.pop(nearest) - value) > scale:
             return False
     return True
+
+
+class Words(Tokenizer):
+    """A tokenizer of a few words, the first of them ``<START>``; it takes the longest that the text goes on with."""
+
+    def __init__(self, *words: str):
+        self.words = words
+
+    @property
+    def d_vocab(self) -> int:
+        return len(self.words)
+
+    def decode(self, ids: Ids) -> str:
+        return "".join(self.words[i] for i in map(int, ids) if i != START)
+
+    def encode(self, text: str) -> list[int]:
+        ids = []
+        while text:
+            ids.append(max((i for i, word in enumerate(self.words) if text.startswith(word)), key=self._length))
+            text = text[self._length(ids[-1]) :]
+        return ids
+
+    def _length(self, token: int) -> int:
+        return len(self.words[token])
+
+
+def corpus_of(tokens: list[int] | np.ndarray, tokenizer: Tokenizer) -> EncodedCorpus:
+    """A corpus whose two splits are the same row of ids."""
+    ids = np.array(tokens, dtype=np.uint16)
+    return EncodedCorpus("a few tokens", tokenizer, ids, ids, [])
 
 
 def texts(n: int = 60, n_words: int = 120) -> list[str]:

@@ -1,7 +1,7 @@
 """Execute chapters from top to bottom and write them back clean: outputs in, widget state and timings out.
 
-    python -m tests.execute                     # every chapter
-    python -m tests.execute chapters/02_*.ipynb # some of them
+python -m tests.execute                     # every chapter
+python -m tests.execute chapters/02_*.ipynb # some of them
 """
 
 import sys
@@ -16,8 +16,13 @@ WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 def execute(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", store_widget_state=False,
-                   resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        store_widget_state=False,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
     clean(notebook)
     nbformat.write(notebook, path)
 

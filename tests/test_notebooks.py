@@ -1,9 +1,11 @@
 """The chapters as files: executed, clean, small; and the machinery that keeps and compares their outputs."""
 
+import ast
 import itertools
 import json
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,10 +66,37 @@ def test_a_chapter_holds_nothing_of_one_session(notebook):
 
 def test_code_cells_are_short_and_plain(notebook):
     for cell in code_cells(notebook):
-        lines = [line for line in cell.source.splitlines() if line.strip()]
-        assert 0 < len(lines) <= 15, cell.source
-        assert not [line for line in lines if line.rstrip().endswith(";")], cell.source
+        assert 0 < n_lines(cell) <= 15 and len(cell.source) <= 700, cell.source
+        assert max(map(len, cell.source.splitlines())) <= 100, cell.source
+        assert not re.search(r";$", cell.source, re.MULTILINE), cell.source
         assert not re.search(r"pyplot|\bplt\.|NBVAL_SKIP|NBVAL_RAISES|https?://", cell.source), cell.source
+
+
+def test_half_of_the_code_cells_have_at_most_eight_lines(notebook):
+    assert statistics.median(map(n_lines, code_cells(notebook))) <= 8
+
+
+def n_lines(cell: NotebookNode) -> int:
+    return sum(bool(line.strip()) for line in cell.source.splitlines())
+
+
+def test_a_cell_that_shows_something_asserts_nothing(notebook):
+    """Asserts stand in a cell of their own, so that the mechanism and the figure are all there is to read."""
+    for cell in code_cells(notebook):
+        shows = any(output.output_type != "stream" for output in cell.outputs)
+        assert not (shows and re.search(r"^\s*assert\b", cell.source, re.MULTILINE)), cell.source
+
+
+def test_names_are_imported_where_they_are_first_used(notebook):
+    """Each import stands in the first cell that uses the name, and the same name is not imported twice."""
+    imported = set()
+    for cell in code_cells(notebook):
+        tree = ast.parse(cell.source)
+        imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {(alias.asname or alias.name).split(".")[0] for node in imports for alias in node.names}
+        used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert names <= used and not names & imported, cell.source
+        imported |= names
 
 
 def test_every_picture_is_followed_by_its_caption(notebook):
@@ -119,10 +148,13 @@ def test_cleaning_drops_widgets_bars_timings_and_stderr_and_keeps_the_rest():
     noise = [new_output("stream", name="stderr", text=" 50%|###"), new_output("display_data", data=view)]
     timing = {"execution": {"iopub.execute_input": "now"}}
     cell = new_code_cell("1", metadata=timing, outputs=[*noise, *kept, with_still])
-    dirty = new_notebook(cells=[cell, new_markdown_cell("text")], metadata={
-        "widgets": {"application/vnd.jupyter.widget-state+json": {"state": {"abc": {}}}},
-        "language_info": {"name": "python", "version": "3.11.7"},
-    })
+    dirty = new_notebook(
+        cells=[cell, new_markdown_cell("text")],
+        metadata={
+            "widgets": {"application/vnd.jupyter.widget-state+json": {"state": {"abc": {}}}},
+            "language_info": {"name": "python", "version": "3.11.7"},
+        },
+    )
     clean(dirty)
     assert dirty.cells[0].outputs == [*kept, still] and dirty.cells[0].metadata == {}
     assert dirty.metadata == {"language_info": {"name": "python"}} and dirty.cells[1].source == "text"
@@ -148,27 +180,37 @@ WRONG = {  # the source of each cell, and what it printed when it was "saved"
 def verdicts(tmp_path_factory) -> dict[str, list[str]]:
     """What pytest, with the settings of this repository, says of the cells of two small notebooks."""
     folder = tmp_path_factory.mktemp("book")
-    for name in ("pyproject.toml", "chapters/conftest.py", "tests/__init__.py", "tests/execute.py",
-                 "tests/nbval_sanitize.cfg"):
+    for name in (
+        "pyproject.toml",
+        "chapters/conftest.py",
+        "tests/__init__.py",
+        "tests/execute.py",
+        "tests/nbval_sanitize.cfg",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPOSITORY / name, folder / name)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     good = new_notebook(cells=[new_code_cell(source) for source in DIFFERENT_EVERY_TIME], metadata=kernel)
     nbformat.write(good, folder / "chapters" / "good.ipynb")
     execute(folder / "chapters" / "good.ipynb")
-    wrong = new_notebook(metadata=kernel, cells=[
-        new_code_cell(source, execution_count=1, outputs=[new_output("stream", text=text)] if text else [])
-        for source, text in WRONG.items()
-    ])
+    wrong = new_notebook(
+        metadata=kernel,
+        cells=[
+            new_code_cell(source, execution_count=1, outputs=[new_output("stream", text=text)] if text else [])
+            for source, text in WRONG.items()
+        ],
+    )
     nbformat.write(wrong, folder / "chapters" / "wrong.ipynb")
     done = subprocess.run([sys.executable, "-m", "pytest", "-v"], cwd=folder, capture_output=True, text=True)
     return {name: re.findall(rf"{name}::ipynb::Cell \d+ (\w+)", done.stdout) for name in ("good", "wrong")}
 
 
+@pytest.mark.slow
 def test_what_may_differ_from_run_to_run_passes(verdicts):
     assert verdicts["good"] == ["PASSED"] * len(DIFFERENT_EVERY_TIME)
 
 
+@pytest.mark.slow
 def test_other_outputs_errors_and_errors_in_widgets_fail(verdicts):
     assert verdicts["wrong"] == ["FAILED"] * 4 + ["PASSED"]
 

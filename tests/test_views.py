@@ -1,174 +1,179 @@
-"""Views without a browser: what goes into them is harmless, what stands in for them is there."""
+"""What a cell shows while the kernel runs, and what is saved of it."""
 
 import base64
+import html
+import io
 import json
-import re
-from html.parser import HTMLParser
+import math
 from pathlib import Path
 
-import circuitsvis.utils.render
+import ipywidgets
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from jupyterlab.commands import get_app_dir
+from PIL import Image
 
-from helpers import ReaderError, views
-from helpers.corpus import DATA
-from helpers.figures import Plate, Table
-from helpers.views import LIVE, Pane, attention_view, bundle, parts, token_view
+from helpers.figures import RED, lines, panels
+from helpers.files import DATA
+from helpers.views import LIVE, Table, View, ViewWidget, alert, code, picture, text_output
 
-NASTY = ["<START>", "</script>", "<script>alert(1)</script>", "<b", "<!--", "&lt;", "&amp", "😀", "\\x00", "\0", "␣",
-         "↵", '"', "'", "\\", "$x$", "`", "*", "|", "%s", "${a}", "]]>", "\u2028"]
-
-
-class Text(HTMLParser):
-    """Collects what a browser would show as text; fails on any tag."""
-
-    def __init__(self):
-        super().__init__(convert_charrefs=True)
-        self.text = ""
-
-    def handle_data(self, data):
-        self.text += data
-
-    def handle_starttag(self, tag, attrs):
-        raise AssertionError(f"a tag: {tag}")
-
-    handle_endtag = handle_comment = handle_decl = unknown_decl = handle_starttag
+CAPTION = "*Figure* 1. Head <code>&#48;&#58;1</code> of `model`."
+ALT = "Figure 1. Head 0:1 of model."
 
 
-def as_html(text: str) -> str:
-    parser = Text()
-    parser.feed(text)
-    parser.close()
-    return parser.text
+def saved(outputs: list[tuple[dict, dict]]) -> list[dict]:
+    """What ``tests.execute`` keeps of outputs: all but the widgets."""
+    return [{mime: content for mime, content in data.items() if mime != LIVE} for data, _ in outputs]
 
 
-def properties(html: str) -> dict:
-    """What the script of a view hands to circuitsvis."""
-    return json.loads(re.search(r"CircuitsVis\.\w+, (\{.*\})\);", html)[1])
+# ---- pictures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def shown(monkeypatch) -> list[dict]:
-    """The mime bundles that are displayed."""
-    bundles = []
-    monkeypatch.setattr(views, "display", lambda data, metadata, raw: bundles.append(data))
-    return bundles
+def test_a_picture_is_one_output_with_its_caption_as_alt_text_and_another_with_the_caption(shown):
+    picture(lines({"a": ([1, 2], [3, 4])}, "x", "y"), CAPTION)._ipython_display_()
+    (data, metadata), (caption, _) = shown
+    assert set(data) == {"image/png", "text/plain"} and data["text/plain"] == ALT
+    assert metadata == {"image/png": {"alt": ALT}} and caption == {"text/markdown": f"*{CAPTION}*"}
 
 
-def uniform(n_heads: int, n: int) -> torch.Tensor:
-    return torch.ones(n_heads, n, n).tril() / torch.arange(1, n + 1)[:, None]
+def test_a_picture_is_the_figure_in_255_colours():
+    figure, (axes,) = panels(width=3, height=2)
+    axes.axvspan(0, 1, color=RED)
+    png = base64.b64decode(picture(figure, "").still()["image/png"])
+    image = Image.open(io.BytesIO(png))
+    assert image.mode == "P" and 1.9 < image.width / image.height * 4 / 3 < 2.1
+    assert abs(image.width - 330) < 30  # 110 dots to the inch
+    colours = image.convert("RGB")
+    assert colours.getpixel((0, 0)) == (255, 255, 255)
+    assert max(abs(a - b) for a, b in zip(colours.getpixel((200, 100)), bytes.fromhex(RED[1:]), strict=True)) < 4
 
 
-@pytest.mark.parametrize("make", [
-    lambda: attention_view(NASTY, uniform(2, len(NASTY)), ["</script>", "0:1"]),
-    lambda: token_view(NASTY, torch.arange(len(NASTY)), "nats"),
-])
-def test_tokens_are_harmless_and_unchanged(make):
-    view = make()
-    assert view.html.count("</script") == view.html.count("<script") == 1
-    for written, token in zip(properties(view.html)["tokens"], NASTY, strict=True):
-        assert written.replace("\u2060", "") == as_html(written).replace("\u2060", "") == token
-    assert re.sub("</?code>", "", view.caption).count("<") == 0
+def test_a_figure_is_rendered_once(monkeypatch):
+    figure, _ = panels()
+    view = picture(figure, "")
+    monkeypatch.setattr(type(figure), "savefig", None)
+    assert view.still() == view.live == view.still()
 
 
-def test_the_first_token_of_a_head_name_is_harmless_too():
-    assert "</script" not in json.dumps(properties(attention_view(["a"], uniform(1, 1), ["</script>"]).html))
+# ---- tables -----------------------------------------------------------------------------------------------------
 
 
-def test_attention_is_rounded_and_small():
-    view = attention_view([f"t{i}" for i in range(64)], torch.rand(8, 64, 64, dtype=torch.double), list("abcdefgh"))
-    assert len(view.html) < 8 * 64 * 64 * 8
-    assert all(value == round(value, 3) for value in sum(properties(view.html)["attention"][0], []))
+def cells(table: Table) -> list[list[str]]:
+    """The cells of the rows, as they are shown."""
+    return [line.strip("| ").split(" | ") for line in repr(table).split("\n\n")[0].split("\n")[2:]]
 
 
-def test_the_caption_names_the_strongest_attention():
-    pattern = torch.zeros(2, 4, 4)
-    pattern[:, :, 0] = 1
-    pattern[1, 3] = torch.tensor([0.1, 0.0, 0.9, 0.0])
-    caption = attention_view(list("abcd"), pattern, ["one", "two"], "Look.").caption
-    assert caption.startswith("Look. Strongest attention, the first token aside: <code>two</code> from "
-                              "<code>d</code> (3) to <code>c</code> (2), 0.90;")
+def test_numbers_stay_numbers_and_are_formatted_last():
+    columns = {"model": "", "loss, nats": ".2f", "share": ".0%", "n": ",", "change": "+.2f"}
+    table = Table(columns, [["one", 1.005, torch.tensor(0.25), 1234, -0.5], ["two", 2, 1.0, 5, 0.5]], "What it *says*.")
+    assert table.rows[0][1] == 1.005 and sum(row[3] for row in table.rows) == 1239
+    assert table._repr_markdown_() == (
+        "| model | loss, nats | share | n | change |\n| --- | --- | --- | --- | --- |\n"
+        "| one | 1.00 | 25% | 1,234 | -0.50 |\n| two | 2.00 | 100% | 5 | +0.50 |\n\n*What it *says*.*"
+    )
 
 
-def test_numbers_of_tokens_are_signed_about_zero():
-    given = properties(token_view(["a", "b", "c"], [0.5, -2.004, -0.001], "nats").html)
-    assert (given["minValue"], given["maxValue"], given["values"]) == (-2.0, 2.0, [0.5, -2.0, 0.0])
-    assert properties(token_view(["a"], [0.0], "nats").html)["maxValue"] == 1.0
+def test_text_passes_unformatted_and_nothing_is_a_dash():
+    assert cells(Table({"a": "", "b": ".2f", "c": ".0%"}, [[None, "none", None], ["x", "**bold**", 1]])) == [
+        ["–", "none", "–"],
+        ["x", "**bold**", "100%"],
+    ]
 
 
-@pytest.mark.parametrize("make", [
-    lambda: attention_view(list("ab"), uniform(1, 3), ["h"]),
-    lambda: attention_view(list("ab"), uniform(2, 2), ["h"]),
-    lambda: attention_view(list("ab"), uniform(1, 2)[0], ["h"]),
-    lambda: attention_view([], uniform(0, 0), []),
-    lambda: attention_view(list("ab"), 2 * uniform(1, 2), ["h"]),
-    lambda: attention_view(list("ab"), uniform(1, 2) * torch.nan, ["h"]),
-    lambda: attention_view(["a"] * 129, uniform(1, 129), ["h"]),
-    lambda: token_view([], [], "nats"),
-    lambda: token_view(["a"], [1.0, 2.0], "nats"),
-    lambda: token_view(["a"], [[1.0]], "nats"),
-    lambda: token_view(["a"], [float("inf")], "nats"),
-    lambda: token_view(["a"] * 1025, [0.0] * 1025, "nats"),
-])
-def test_what_cannot_be_shown_is_refused_in_one_sentence(make):
-    with pytest.raises(ReaderError, match=r"^[A-Z][^\n]*\.$"):
-        make()
+@given(st.floats(allow_nan=False), st.sampled_from([".2f", "+.2f", ".0%", ".1%", ",.1f", "", ".3g", "+.1e"]))
+def test_no_zero_has_a_minus(value, spec):
+    for number in (value, -abs(value) / 1e6, torch.tensor(value, dtype=torch.double)):
+        ((shown,),) = cells(Table({"value": spec}, [[number]]))
+        assert shown.lstrip("+-") == format(abs(float(number)), spec).lstrip("+")
+        is_zero = not any(digit in shown for digit in "123456789") and math.isfinite(float(number))
+        assert shown.startswith("-") == (float(number) < 0 and not is_zero)
+        assert shown.startswith("+") == (spec.startswith("+") and not shown.startswith("-"))
 
 
-def test_128_tokens_are_shown():
-    assert attention_view(["a"] * 128, uniform(1, 128), ["h"]).html
+def test_a_table_without_rows_or_with_a_row_too_short():
+    assert repr(Table({"a": "", "b": ""}, [], "None.")) == "| a | b |\n| --- | --- |\n\n*None.*"
+    assert repr(Table({"a": ""}, [])) == "| a |\n| --- |"
+    with pytest.raises(ValueError):
+        repr(Table({"a": "", "b": ""}, [[1]]))
 
 
-def test_the_program_of_circuitsvis_is_there_once():
-    html = bundle().outputs[0]["data"]["text/html"]
-    assert bundle() is bundle() and len(html) > 1_000_000
-    assert html.count("</script") == 1 and html.endswith("</script>")
-    view = Pane(parts(attention_view(["a"], uniform(1, 1), ["h"]))[0])
-    assert view.widget.children[0] is bundle() and len(view.content["text/html"]) < 2_000
+def test_a_table_has_one_line_a_row_whatever_its_tokens():
+    table = repr(Table({"token": "", "n": ""}, [[code("|"), 1], [code("a`b", "$"), 2]], "what it says"))
+    rows = table.split("\n")
+    assert [row.count("|") for row in rows[:4]] == [3, 3, 3, 3] and rows[-1] == "*what it says*"
 
 
-def test_circuitsvis_never_asks_for_the_network(monkeypatch, shown):
-    def refuse(*_):
-        raise AssertionError("the network was used")
+@given(st.text(min_size=1, max_size=8))
+def test_code_brings_every_character_and_none_that_markdown_or_html_reads(text):
+    shown = code(text)
+    inner = shown.removeprefix("<code>").removesuffix("</code>")
+    assert all(c.isalnum() or c in "&#;" for c in inner)
+    if all(c.isprintable() and ord(c) > 31 for c in text):
+        assert html.unescape(inner) == text
 
-    monkeypatch.setattr("socket.socket.connect", refuse)
-    assert circuitsvis.utils.render.internet_on() is False
-    attention_view(["a"], uniform(1, 1), ["h"])._ipython_display_()
-    assert shown
+
+# ---- in widgets -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [
-    lambda: attention_view(NASTY, uniform(1, len(NASTY)), ["h"]),
-    lambda: attention_view(NASTY, uniform(7, len(NASTY)), list("abcdefg")),
-    lambda: token_view(NASTY, torch.arange(len(NASTY)), "nats"),
-])
-@pytest.mark.filterwarnings("error::UserWarning")  # matplotlib's, for a letter that its font lacks
-def test_a_view_is_saved_as_a_picture_and_its_caption(make, shown):
-    view = make()
+def contents(widget: ViewWidget) -> list[dict]:
+    """What is shown at present."""
+    return [output["data"] for part in (widget.body, widget.caption) for output in part.outputs]
+
+
+def test_html_is_live_and_its_still_form_is_saved(shown):
+    scripts = ipywidgets.HTML("the program")
+    view = View(lambda: {"image/png": "AAAA", "text/plain": ALT}, CAPTION, "<b>live</b>", scripts)
     view._ipython_display_()
-    picture, caption = shown
-    assert set(picture) == {LIVE, "image/png", "text/plain"} and set(caption) == {LIVE, "text/markdown", "text/plain"}
-    assert base64.b64decode(picture["image/png"]).startswith(b"\x89PNG")
-    assert "<code>" not in picture["text/plain"] and caption["text/markdown"] == f"*{view.caption}*"
+    (body, metadata), (caption, _) = shown
+    assert LIVE in body and LIVE in caption and metadata == {"image/png": {"alt": ALT}}
+    assert saved(shown) == [{"image/png": "AAAA", "text/plain": ALT}, text_output(f"*{CAPTION}*")]
+    assert "<b>" not in json.dumps(saved(shown))
+    widget = ViewWidget(view)
+    assert widget._panel.children == (scripts, widget.body)
+    assert contents(widget) == [{"text/html": "<b>live</b>"}, text_output(f"*{CAPTION}*")]
 
 
-def test_pictures_and_tables_have_the_same_two_forms():
-    plate, table = Plate(b"\x89PNG", "A <code>&#42;</code> caption."), Table(["a"], [["b"]])
-    picture, caption = parts(plate)
-    assert picture.live == picture.still() == {"image/png": "iVBORw==", "text/plain": "A * caption."}
-    assert caption.live["text/markdown"] == "*A <code>&#42;</code> caption.*"
-    (only,) = parts(table)
-    assert only.live == only.still() and "| b |" in only.live["text/markdown"]
+def test_the_still_form_is_made_only_to_be_saved():
+    made = []
+    view = View(lambda: made.append(1) or {"text/plain": ""}, "", "<b>live</b>")
+    widget = ViewWidget(view)
+    widget.update(view)
+    assert not made
 
 
-def test_a_pane_shows_another_part_or_nothing():
-    first, second = (parts(Table(["a"], [[row]]))[0] for row in "xy")
-    pane = Pane(first)
-    pane.show(second)
-    assert pane.content == second.live
-    pane.show(None)
-    assert pane.content == {}
+def test_pictures_and_tables_are_the_same_live_and_still(shown):
+    figure = picture(lines({"a": ([1, 2], [3, 4])}, "x", "y"), CAPTION)
+    table = Table({"a": ".1f"}, [[0.25]], "Said below.").view
+    for view in (figure, table):
+        ViewWidget(view)._ipython_display_()
+    assert saved(shown) == [figure.still(), text_output(f"*{CAPTION}*"), table.still()]
+    assert contents(ViewWidget(table)) == [table.still()] and "| 0.2 |" in table.still()["text/markdown"]
+    assert table.still()["text/markdown"].endswith("*Said below.*")
+
+
+def test_another_view_or_nothing_takes_the_place_and_the_first_is_saved(shown):
+    first, second = (View(lambda row=row: text_output(row), f"about {row}") for row in "xy")
+    widget = ViewWidget(first)
+    sent = []
+    widget.body.observe(lambda change: sent.append(change.new), names="outputs")
+    widget.update(View(lambda: text_output("x"), "about x"))
+    assert not sent  # nothing has changed
+    widget.update(second)
+    assert contents(widget) == [text_output("y"), text_output("*about y*")] and len(sent) == 1
+    widget.update(None)
+    assert contents(widget) == []
+    widget._ipython_display_()
+    assert saved(shown) == [text_output("x"), text_output("*about x*")]
+
+
+def test_an_alert_is_escaped_and_empty_if_there_is_nothing_to_say():
+    assert alert("<b>Choose</b> another.") == '<p role="alert"><b>&lt;b&gt;Choose&lt;/b&gt; another.</b></p>'
+    assert alert("") == ""
+
+
+# ---- JupyterLab -------------------------------------------------------------------------------------------------
 
 
 def test_jupyterlab_has_the_books_settings_and_knows_them():

@@ -1,7 +1,7 @@
 """The scores that the book's models were trained to reach, measured on every seed that is there.
 
-    python -m tests.benchmarks.book_scores            # the models in data/
-    python -m tests.benchmarks.book_scores runs       # the models that `python -m helpers.training --all` made
+python -m tests.benchmarks.book_scores            # the models in data/
+python -m tests.benchmarks.book_scores runs       # the models that `python -m helpers.training --all` made
 """
 
 import sys
@@ -10,20 +10,14 @@ from pathlib import Path
 
 import torch
 
-from helpers.circuits import copying_score, matching_score
-from helpers.corpus import DATA
-from helpers.measures import (
-    bigram_log_probs,
-    bigram_loss,
-    direct_path,
-    loss_per_token,
-    prefix_matching_scores,
-    previous_token_scores,
-    repeated_random_loss,
-)
+from helpers.bigrams import bigram_log_probs, bigram_loss, count_bigrams, direct_path
+from helpers.circuits import copying_score, qk_eigenvalue_score
+from helpers.files import book_folder
+from helpers.heads import loss_per_token, prefix_matching_scores, previous_token_scores, repeated_random_loss
 from helpers.model import AttentionOnlyTransformer, load_model
-from helpers.tokens import EncodedCorpus, count_bigrams, load_encoded
-from helpers.training import BOOK, SEEDS, run_name
+from helpers.tokens import EncodedCorpus, load_encoded
+from helpers.training import SEEDS
+from helpers.training.recipes import BOOK
 
 Scores = dict[str, str]
 
@@ -39,11 +33,11 @@ def fall_on_random_tokens(model: AttentionOnlyTransformer) -> float:
 
 def zero_layer(model: AttentionOnlyTransformer, corpus: EncodedCorpus) -> Scores:
     table, scores = direct_path(model), {}
-    for name, stream in (("training", corpus.train), ("validation", corpus.validation)):
-        counts = count_bigrams(stream, corpus.tokenizer.d_vocab)
-        scores[f"{name} loss"] = f"{bigram_loss(table[counts.pairs], counts):.3f}"
+    for name, tokens in (("training", corpus.train), ("validation", corpus.validation)):
+        bigrams = count_bigrams(tokens, corpus.tokenizer.d_vocab)
+        scores[f"{name} loss"] = f"{bigram_loss(table[bigrams.pairs], bigrams):.3f}"
         if name == "training":
-            scores["bigram entropy"] = f"{bigram_loss(bigram_log_probs(counts), counts):.3f}"
+            scores["bigram entropy"] = f"{bigram_loss(bigram_log_probs(bigrams), bigrams):.3f}"
     return scores
 
 
@@ -69,7 +63,7 @@ def two_layer(model: AttentionOnlyTransformer, corpus: EncodedCorpus) -> Scores:
         "its prefix matching at 20, 50, 100": ", ".join(f"{scores[late[1]]:.2f}" for scores in matching.values()),
         "heads above 0.3 at 50": str(int((matching[50] > 0.3).sum())),
         "its copying score": f"{copying_score(model, late):+.2f}",
-        "its matching score": f"{matching_score(model, late, early):+.2f}",
+        "its QK eigenvalue score": f"{qk_eigenvalue_score(model, late, early):+.2f}",
         "fall on random tokens": f"{fall_on_random_tokens(model):.2f}",
     }
 
@@ -79,7 +73,9 @@ def main() -> None:
     scores: dict[str, Callable] = {"zero_layer": zero_layer, "one_layer": one_layer, "two_layer": two_layer}
     for name in BOOK:
         for seed in SEEDS:
-            folder = (Path(sys.argv[1]) if sys.argv[1:] else DATA / "models") / run_name(name, seed)
+            folder = book_folder(name, seed)
+            if sys.argv[1:]:
+                folder = Path(sys.argv[1]) / folder.name
             if (folder / "model.safetensors").exists():
                 found = scores[name](load_model(folder), corpus)
                 print(f"{name}, seed {seed}: " + "; ".join(f"{what} {value}" for what, value in found.items()))

@@ -30,7 +30,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from helpers.circuits import LowRank, ov_circuit, positivity
+from helpers.circuits import LowRank, eigenvalue_score, ov_circuit
 from helpers.model import AttentionOnlyTransformer, ModelConfig
 
 Tasks = dict[str, Callable[[], list[float]]]
@@ -44,7 +44,7 @@ def ours(model: AttentionOnlyTransformer) -> Tasks:
     def over_heads(summary: Callable[[LowRank], float]) -> Callable[[], list[float]]:
         return lambda: [summary(ov_circuit(model, head)) for head in model.heads]
 
-    return {"score": over_heads(lambda ov: positivity(ov.eigenvalues())), "norm": over_heads(LowRank.norm)}
+    return {"score": over_heads(lambda ov: eigenvalue_score(ov.eigenvalues())), "norm": over_heads(LowRank.norm)}
 
 
 def transformer_lens(model: AttentionOnlyTransformer) -> Tasks:
@@ -52,12 +52,17 @@ def transformer_lens(model: AttentionOnlyTransformer) -> Tasks:
 
     def over_heads(summary: Callable[[FactoredMatrix], float]) -> Callable[[], list[float]]:
         def run() -> list[float]:
-            return [summary(model.W_E @ FactoredMatrix(model.W_V[head], model.W_O[head]) @ model.W_U)
-                    for head in model.heads]
+            return [
+                summary(model.W_E @ FactoredMatrix(model.W_V[head], model.W_O[head]) @ model.W_U)
+                for head in model.heads
+            ]
 
         return run
 
-    return {"score": over_heads(lambda ov: positivity(ov.eigenvalues)), "norm": over_heads(lambda ov: ov.norm().item())}
+    return {
+        "score": over_heads(lambda ov: eigenvalue_score(ov.eigenvalues)),
+        "norm": over_heads(lambda ov: ov.norm().item()),
+    }
 
 
 def dense(model: AttentionOnlyTransformer) -> Tasks:
@@ -67,8 +72,10 @@ def dense(model: AttentionOnlyTransformer) -> Tasks:
 
         return run
 
-    return {"score": over_heads(lambda ov: ov.trace().item()),
-            "norm": over_heads(lambda ov: torch.linalg.vector_norm(ov, dtype=torch.double).item())}  # float32: 4 % off
+    return {
+        "score": over_heads(lambda ov: ov.trace().item()),
+        "norm": over_heads(lambda ov: torch.linalg.vector_norm(ov, dtype=torch.double).item()),  # float32: 4 % off
+    }
 
 
 CONTESTANTS: dict[str, Callable[[AttentionOnlyTransformer], Tasks]] = {
@@ -133,13 +140,18 @@ def race(task: str, d_vocab: int, repeats: int, threads: int) -> None:
         seconds, megabytes, values = zip(*rounds, strict=True)
         only_trace = task == "score" and CONTESTANTS[name] is dense
         same = only_trace or agree(values[0], found["LowRank"][0][2])
-        print(f"  {task:5} {name:34} {1e3 * statistics.median(seconds):9.1f} ms for 12 heads {max(megabytes):8,.0f} MB"
-              f"{'' if same else '   DIFFERENT VALUES'}", flush=True)
+        print(
+            f"  {task:5} {name:34} {1e3 * statistics.median(seconds):9.1f} ms for 12 heads {max(megabytes):8,.0f} MB"
+            f"{'' if same else '   DIFFERENT VALUES'}",
+            flush=True,
+        )
 
 
 def report(d_vocab: int, repeats: int, threads: int) -> None:
-    print(f"\nvocabulary {d_vocab:,}: a dense matrix takes {4 * d_vocab**2 / 1e9:.2f} GB, "
-          f"its factors {4 * 2 * 32 * d_vocab / 1e6:.1f} MB")
+    print(
+        f"\nvocabulary {d_vocab:,}: a dense matrix takes {4 * d_vocab**2 / 1e9:.2f} GB, "
+        f"its factors {4 * 2 * 32 * d_vocab / 1e6:.1f} MB"
+    )
     for task in ("score", "norm"):
         race(task, d_vocab, repeats, threads)
 
@@ -152,12 +164,14 @@ def dense_eigenvalues(d_vocab: int = 4096) -> None:
     """One head, once: the eigenvalues of the whole matrix, and those of the small one."""
     ov = ov_circuit(random_model(d_vocab), (0, 0))
     start = time.perf_counter()
-    slow = positivity(torch.linalg.eigvals(ov.dense().double()))
+    slow = eigenvalue_score(torch.linalg.eigvals(ov.dense().double()))
     middle = time.perf_counter()
-    fast = positivity(ov.eigenvalues())
+    fast = eigenvalue_score(ov.eigenvalues())
     end = time.perf_counter()
-    print(f"\none head at {d_vocab:,}, all eigenvalues: dense {middle - start:.1f} s ({slow:+.4f}), "
-          f"LowRank {1e3 * (end - middle):.1f} ms ({fast:+.4f})")
+    print(
+        f"\none head at {d_vocab:,}, all eigenvalues: dense {middle - start:.1f} s ({slow:+.4f}), "
+        f"LowRank {1e3 * (end - middle):.1f} ms ({fast:+.4f})"
+    )
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -21,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import training
 from helpers.model import ModelConfig
 from helpers.tokens import EncodedCorpus, Tokenizer
-from helpers.training import TrainingConfig
+from helpers.training import TrainingConfig, loop
+from helpers.training.machine import tuned_process
 
 BATCH = 8
 STEPS_PER_ROUND = 4
@@ -37,12 +38,11 @@ def random_tokens(c: ModelConfig) -> torch.Tensor:
 
 def our_step(c: ModelConfig, precision: str) -> Step:
     """One step of ``helpers.training``, all of it: batch, loss, gradients, clipping, AdamW."""
-    stream = np.random.default_rng(0).integers(1, c.d_vocab, 1_000_000).astype(np.uint16)
-    corpus = EncodedCorpus("random tokens", Tokenizer.load(), stream, stream, [])
+    tokens = np.random.default_rng(0).integers(1, c.d_vocab, 1_000_000).astype(np.uint16)
+    corpus = EncodedCorpus("random tokens", Tokenizer.load(), tokens, tokens, [])
     config = TrainingConfig(batch_size=BATCH, precision=precision)
-    training._tune_the_process()
-    state = training._start(c, config, corpus)
-    return lambda: training._step(state, training.batch(stream, state.step, config, c.n_ctx), config)
+    state = loop.new_state(c, config, corpus)
+    return lambda: loop.take_step(state, loop.batch(tokens, state.step, config, c.n_ctx), config)
 
 
 class PlainAttention(nn.Module):
@@ -54,8 +54,10 @@ class PlainAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         batch, n = x.shape[:2]
-        q, k, v = (project(y).view(batch, n, self.n_heads, -1).transpose(1, 2)
-                   for project, y in ((self.q, x + positions), (self.k, x + positions), (self.v, x)))
+        q, k, v = (
+            project(y).view(batch, n, self.n_heads, -1).transpose(1, 2)
+            for project, y in ((self.q, x + positions), (self.k, x + positions), (self.v, x))
+        )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o(mixed.transpose(1, 2).reshape(batch, n, -1))
 
@@ -89,16 +91,26 @@ def descend(model: nn.Module, tokens: torch.Tensor, loss_of: Callable) -> Step:
 
 
 def plain_step(c: ModelConfig) -> Step:
-    return descend(PlainModel(c), random_tokens(c), lambda model, tokens: F.cross_entropy(
-        model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()))
+    return descend(
+        PlainModel(c),
+        random_tokens(c),
+        lambda model, tokens: F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()),
+    )
 
 
 def transformer_lens_step(c: ModelConfig) -> Step:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     config = HookedTransformerConfig(
-        n_layers=c.n_layers, n_heads=c.n_heads, d_model=c.d_model, d_head=c.d_head, d_vocab=c.d_vocab,
-        n_ctx=c.n_ctx + 1, attn_only=True, normalization_type=None, positional_embedding_type="shortformer",
+        n_layers=c.n_layers,
+        n_heads=c.n_heads,
+        d_model=c.d_model,
+        d_head=c.d_head,
+        d_vocab=c.d_vocab,
+        n_ctx=c.n_ctx + 1,
+        attn_only=True,
+        normalization_type=None,
+        positional_embedding_type="shortformer",
         device="cpu",
     )
     return descend(HookedTransformer(config), random_tokens(c), lambda model, tokens: model(tokens, return_type="loss"))
@@ -122,10 +134,10 @@ def matrix_products(c: ModelConfig, dtype: torch.dtype) -> Step:
         for a, b, out in products:
             torch.matmul(a, b, out=out)
 
-    training._tune_the_process()
     return step
 
 
+TUNED = ("ours", "matrix products")  # like training itself; see helpers.training.machine.tuned_process
 CONTESTANTS: dict[str, Callable[[ModelConfig], Step]] = {
     "ours, float32": lambda c: our_step(c, "float32"),
     "ours, bfloat16": lambda c: our_step(c, "bfloat16"),
@@ -139,21 +151,22 @@ CONTESTANTS: dict[str, Callable[[ModelConfig], Step]] = {
 def compete(name: str, c: ModelConfig, threads: int, pipe: Connection) -> None:
     """Take a round of steps whenever asked; answer with seconds a step and the process' peak memory in MB."""
     torch.set_num_threads(threads)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
-        step = CONTESTANTS[name](c)
-    except ImportError:
-        pipe.send(None)
-        return
-    for _ in range(3):
-        step()
-    pipe.send("ready")
-    while pipe.recv():
-        start = time.perf_counter()
-        for _ in range(STEPS_PER_ROUND):
+    with tuned_process() if name.startswith(TUNED) else nullcontext():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            step = CONTESTANTS[name](c)
+        except ImportError:
+            pipe.send(None)
+            return
+        for _ in range(3):
             step()
-        seconds = (time.perf_counter() - start) / STEPS_PER_ROUND
-        pipe.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+        pipe.send("ready")
+        while pipe.recv():
+            start = time.perf_counter()
+            for _ in range(STEPS_PER_ROUND):
+                step()
+            seconds = (time.perf_counter() - start) / STEPS_PER_ROUND
+            pipe.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
 
 
 def main() -> None:
@@ -185,8 +198,10 @@ def main() -> None:
 
 def report(c: ModelConfig, threads: int, seconds: dict[str, float], memory: dict[str, float]) -> None:
     tokens = BATCH * c.n_ctx
-    print(f"{c.n_layers} layers, d_model {c.d_model}, {c.n_heads} heads of {c.d_head}, vocabulary {c.d_vocab}, "
-          f"{BATCH} × {c.n_ctx} tokens a step, {threads} threads; medians")
+    print(
+        f"{c.n_layers} layers, d_model {c.d_model}, {c.n_heads} heads of {c.d_head}, vocabulary {c.d_vocab}, "
+        f"{BATCH} × {c.n_ctx} tokens a step, {threads} threads; medians"
+    )
     for name, took in seconds.items():
         print(f"{name:32} {1e3 * took:7.1f} ms {tokens / took:9,.0f} tokens/s {memory[name]:7,.0f} MB")
     for precision in ("float32", "bfloat16"):

@@ -1,7 +1,7 @@
 """Run a chapter in a real JupyterLab and take pictures of it from top to bottom.
 
-    python -m tests.browser.look chapters/03_one_layer_skip_trigrams.ipynb OUTDIR
-    python -m tests.browser.look chapters/03_one_layer_skip_trigrams.ipynb OUTDIR --as-saved --dark
+python -m tests.browser.look chapters/03_one_layer_skip_trigrams.ipynb OUTDIR
+python -m tests.browser.look chapters/03_one_layer_skip_trigrams.ipynb OUTDIR --as-saved --dark
 """
 
 import argparse
@@ -20,8 +20,12 @@ SCROLL = """(scroller, top) => {
 
 def look(notebook: Path, out: Path, run: bool = True, dark: bool = False, height: int = 1400) -> list[Path]:
     """Pictures of ``notebook`` in ``out``, in slices as high as the window; prints what went wrong, if anything."""
-    with (tempfile.TemporaryDirectory() as folder, jupyter_lab(Path(folder)) as url, browser() as chromium,
-          new_page(chromium, 1100, height) as page):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        jupyter_lab(Path(folder)) as url,
+        browser() as chromium,
+        new_page(chromium, 1100, height) as page,
+    ):
         open_notebook(page, url, Path(folder) / "root", notebook)
         if dark:
             page.evaluate("() => jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")

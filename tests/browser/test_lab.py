@@ -29,18 +29,18 @@ CELLS = [
     f"""
 import threading
 import ipywidgets, torch
+from helpers.explorers import ablation_explorer, head_explorer, text_explorer
 from helpers.model import AttentionOnlyTransformer, ModelConfig
+from helpers.token_views import attention_view, token_view
 from helpers.tokens import EncodedCorpus, Tokenizer
-from helpers.views import attention_view, token_view
-from helpers.widgets import ablation_explorer, head_explorer, text_explorer
 tokenizer = Tokenizer.load()
 model, one_layer = (AttentionOnlyTransformer(ModelConfig(n, 2, 32, 8, n_ctx=64)).requires_grad_(False) for n in (2, 1))
 model.W_U.mul_(50)
 TEXT = {TEXT!r}
 tokens = tokenizer.prompt(TEXT, 64)
 shown = tokenizer.show_all(tokens[0])
-stream = tokens[0].repeat(50).numpy().astype("uint16")
-corpus = EncodedCorpus("small", tokenizer, stream, stream, [])
+ids = tokens[0].repeat(50).numpy().astype("uint16")
+corpus = EncodedCorpus("small", tokenizer, ids, ids, [])
 previous = torch.eye(len(shown)).roll(1, 0)[None]""",
     'attention_view(shown, previous, ["previous token"])',
     'token_view(shown, torch.linspace(-1, 3, len(shown)), "nats")',
@@ -53,8 +53,8 @@ is_main = lambda: threading.current_thread() is threading.main_thread()
 button.on_click(lambda _: setattr(answer, "value", f"main thread: {is_main()}"))
 ipywidgets.VBox([button, answer])""",
     """
+from helpers.live import LiveTraining
 from helpers.training import TrainingConfig, train
-from helpers.widgets import LiveTraining
 steps = train(ModelConfig(1, 2, 32, 8, n_ctx=64), TrainingConfig(10_000_000, warmup_steps=1), corpus)
 LiveTraining(steps, next(steps))""",
 ]
@@ -97,8 +97,13 @@ def cell(page, index: int):
 
 def darkness(page, index: int) -> list[float]:
     """How dark the ground of each token is, from 0, white, to 1."""
-    colours = cell(page, index).locator(".tokens button").evaluate_all(
-        "buttons => buttons.map(b => getComputedStyle(b).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number))")
+    colours = (
+        cell(page, index)
+        .locator(".tokens button")
+        .evaluate_all(
+            "buttons => buttons.map(b => getComputedStyle(b).backgroundColor.match(/[\\d.]+/g).slice(0, 3).map(Number))"
+        )
+    )
     return [1 - sum(colour) / (3 * 255) for colour in colours]
 
 

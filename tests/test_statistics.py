@@ -1,0 +1,38 @@
+"""Correlations of series whose answers are known."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.statistics import pearson, preference, spearman, standard_ranks
+
+
+def test_correlations_of_known_series():
+    x = torch.arange(20, dtype=torch.double)
+    assert pearson(x, 3 - 2 * x) == pytest.approx(-1)
+    assert spearman(x, x.exp()) == pytest.approx(1)
+    assert pearson(x, x.exp()) < 0.7
+    assert spearman(torch.tensor([1.0, 1, 2]), torch.tensor([1.0, 2, 3])) == pytest.approx(3**0.5 / 2)
+
+
+@given(st.integers(0, 99))
+def test_products_of_standard_ranks_are_rank_correlations(seed):
+    x, y = torch.randn(2, 9, dtype=torch.double, generator=torch.Generator().manual_seed(seed))
+    one, other = standard_ranks(torch.stack([x, y.exp()]))
+    assert abs((one * other).sum().item() - spearman(x, y)) < 1e-9
+    assert standard_ranks(torch.tensor([[3.0, 9.0, 1.0]])).argsort().tolist() == [[2, 0, 1]]
+
+
+@given(st.integers(0, 99))
+def test_preference_is_the_share_of_pairs_in_which_the_chosen_one_is_larger(seed):
+    generator = torch.Generator().manual_seed(seed)
+    values, chosen = torch.randn(4, 7, generator=generator), torch.rand(4, 7, generator=generator) < 0.4
+    chosen[1], chosen[2], chosen[0, :2] = False, True, torch.tensor([True, False])
+    shares = []
+    for row, own in zip(values, chosen, strict=True):
+        pairs = list(itertools.product(row[own].tolist(), row[~own].tolist()))
+        shares += [sum(a > b for a, b in pairs) / len(pairs)] if pairs else []
+    assert preference(values, chosen) == pytest.approx(sum(shares) / len(shares))
