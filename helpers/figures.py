@@ -247,11 +247,14 @@ def _write_numbers(axes: Axes, matrix: Float[Tensor, "row column"], colours: Sca
             axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color="white" if dark else "black")
 
 
-def token_strip(tokens: Sequence[str], values: Sequence[Number], unit: str, *, line: int = 96) -> Figure:
+STRIP_WIDTH = 96  # letters in a line of ``token_strip``
+
+
+def token_strip(tokens: Sequence[str], values: Sequence[Number], unit: str) -> Figure:
     """Tokens in reading order, each on the colour of its value: red above 0, blue below, white at 0."""
     places, column, row = [], 0, 0
     for token in tokens:
-        if column and column + len(token) > line:
+        if column and column + len(token) > STRIP_WIDTH:
             column, row = 0, row + 1
         places.append((column, row))
         column, row = (0, row + 1) if token.endswith("↵") else (column + len(token), row)
@@ -263,7 +266,7 @@ def token_strip(tokens: Sequence[str], values: Sequence[Number], unit: str, *, l
         axes.add_patch(Rectangle((x, y), len(token), 1, facecolor=colours.to_rgba(value), edgecolor="#dddddd"))
         ink = {"color": "white" if abs(value) > 0.7 * top else "black", "family": "DejaVu Sans Mono", "fontsize": 8}
         axes.text(x + len(token) / 2, y + 0.5, plain(token), ha="center", va="center", **ink)
-    axes.set(xlim=(0, line), ylim=(last + 1, 0))
+    axes.set(xlim=(0, STRIP_WIDTH), ylim=(last + 1, 0))
     axes.set_axis_off()
     figure.colorbar(colours, ax=axes, label=unit, orientation="horizontal", fraction=0.12, aspect=60)
     return figure

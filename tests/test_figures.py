@@ -275,9 +275,10 @@ def test_of_many_rows_some_are_named():
     assert tick_names(axes.yaxis) == rows[::3] and axes.get_yticks().tolist() == list(range(0, 150, 3))
 
 
-def test_a_strip_of_tokens_reads_like_the_text():
+def test_a_strip_of_tokens_reads_like_the_text(monkeypatch):
+    monkeypatch.setattr(figures, "STRIP_WIDTH", 20)
     tokens, values = ["ab", "c↵", "defg", "$"], [2.0, -1.6, 0.0, 1.0]
-    figure = figures.token_strip(tokens, values, "nats", line=20)
+    figure = figures.token_strip(tokens, values, "nats")
     axes, colours = figure.axes
     boxes = [(*patch.get_xy(), patch.get_width(), patch.get_height()) for patch in axes.patches]
     assert boxes == [(0, 0, 2, 1), (2, 0, 2, 1), (0, 1, 4, 1), (4, 1, 1, 1)]
@@ -290,8 +291,9 @@ def test_a_strip_of_tokens_reads_like_the_text():
     assert colours.get_xlim() == (-2, 2) and colours.get_xlabel() == "nats"
 
 
-def test_a_strip_breaks_before_the_token_that_does_not_fit():
-    axes = figures.token_strip(["abc", "de", "f", "gh"], [0.0] * 4, "", line=6).axes[0]
+def test_a_strip_breaks_before_the_token_that_does_not_fit(monkeypatch):
+    monkeypatch.setattr(figures, "STRIP_WIDTH", 6)
+    axes = figures.token_strip(["abc", "de", "f", "gh"], [0.0] * 4, "").axes[0]
     assert [patch.get_xy() for patch in axes.patches] == [(0, 0), (3, 0), (5, 0), (0, 1)]
 
 

@@ -90,7 +90,7 @@ class Claim:
 # ---- entering claims --------------------------------------------------------------------------------------------
 
 
-def load_words(file: Path = DATA / "claims.toml") -> dict[str, dict[str, str]]:
+def load_words(file: Path) -> dict[str, dict[str, str]]:
     """The "section" and "paper" of every claim, the "value" in words, and "why_not" where that needs saying.
 
     Raises:
@@ -102,7 +102,7 @@ def load_words(file: Path = DATA / "claims.toml") -> dict[str, dict[str, str]]:
         raise ReaderError(f"The words of the claims are missing or damaged: {how_to_restore(file)}.") from error
 
 
-WORDS = load_words()
+WORDS = load_words(DATA / "claims.toml")
 CLAIMS: dict[str, Claim] = {}
 
 
