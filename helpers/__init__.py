@@ -2,8 +2,9 @@
 
 Each module imports only from those before it in this list::
 
-    files  corpus  tokens  model  circuits  heads  statistics  stream  terms  in_context  bigrams  text  skip_trigrams
-    copying  history  training  figures  views  token_views  explorers  live  identities  claims
+    files  corpus  tokens  model  circuits  heads  statistics  stream  terms  edges  scrubbing  in_context  bigrams
+    text  skip_trigrams  mined_rules  copying  history  training  figures  views  token_views
+    explorers  live  identities  claims
 
 A student of the paper needs three of them: model, circuits and heads.
 """

@@ -81,6 +81,24 @@ def bigrams_of(contexts: Int[Tensor, "batch pos"], d_vocab: int) -> Bigrams:
     return Bigrams(codes // d_vocab, codes % d_vocab, counts, d_vocab)
 
 
+ENOUGH = 100  # occurrences of a pair whose log-likelihood is known to a tenth of a nat
+
+
+def frequent_pairs(bigrams: Bigrams) -> Bigrams:
+    """The pairs that occur a hundred times or more."""
+    enough = bigrams.counts >= ENOUGH
+    return Bigrams(bigrams.first[enough], bigrams.second[enough], bigrams.counts[enough], bigrams.d_vocab)
+
+
+def next_in_frequency(bigrams: Bigrams) -> Int[Tensor, " token"]:
+    """A partner for each token: the one with which the next fewer bigrams begin, and for the rarest the commonest.
+
+    A table with each row taken from the partner is right about frequencies and wrong about all else: a control.
+    """
+    rarest_first = bigrams.first_counts.argsort(stable=True)
+    return torch.empty_like(rarest_first).scatter_(0, rarest_first, rarest_first.roll(1))
+
+
 # ---- tables of log-probabilities -------------------------------------------------------------------------------
 
 
@@ -125,3 +143,17 @@ def bigram_losses(log_probs: Float[Tensor, " pair"], bigrams: Bigrams) -> Float[
 def bigram_loss(log_probs: Float[Tensor, " pair"], bigrams: Bigrams) -> float:
     """Mean cross-entropy of a bigram model on all bigrams of a text, nats; ``log_probs`` as for ``bigram_losses``."""
     return -(bigrams.counts * log_probs.double()).sum().item() / bigrams.n
+
+
+def interaction(values: Float[Tensor, " pair"], bigrams: Bigrams) -> Float[Tensor, " pair"]:
+    """What is particular to each pair: ``values`` less the means of all with the same first or the same second token.
+
+    Of log-probabilities neither the frequency of a token nor a constant of a row is left. The two means are taken out
+    in turn, ten times.
+    """
+    values = values.double()
+    for tokens in 10 * bigrams.pairs:
+        times = torch.bincount(tokens, minlength=bigrams.d_vocab).clamp(min=1)
+        means = values.new_zeros(bigrams.d_vocab).index_add_(0, tokens, values) / times
+        values = values - means[tokens]
+    return values

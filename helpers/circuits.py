@@ -131,13 +131,17 @@ def W_QK(model: AttentionOnlyTransformer, head: Head) -> LowRank:
 
 
 def centred_unembedding(model: AttentionOnlyTransformer) -> Float[Tensor, "d_model d_vocab"]:
-    """``W_U`` less its mean column, which moves all logits alike and so no probability: logits above their mean."""
+    """``W_U`` less its mean column, so that logits are above their mean.
+
+    The mean column moves all logits alike and so no probability: a model says nothing of it. Every circuit that ends in
+    logits has it taken out here, or else its eigenvalues and norms would depend on it.
+    """
     return model.W_U - model.W_U.mean(1, keepdim=True)
 
 
 def ov_circuit(model: AttentionOnlyTransformer, head: Head) -> LowRank:
-    """``[source token, out token]``: how a token, when attended to, moves the logit of every token."""
-    return model.W_E @ W_OV(model, head) @ model.W_U
+    """``[source token, out token]``: how a token, when attended to, moves the logit of every token above their mean."""
+    return model.W_E @ W_OV(model, head) @ centred_unembedding(model)
 
 
 def qk_circuit(model: AttentionOnlyTransformer, head: Head) -> LowRank:
@@ -175,10 +179,11 @@ def path_logits(
 
 
 def logits_by_tables(model: AttentionOnlyTransformer, tokens: Int[Tensor, " pos"]) -> Float[Tensor, "pos d_vocab"]:
-    """The logits of a one-layer model, looked up in tables over tokens and positions: no stream, keys or values.
+    """A one-layer model's logits above their mean, looked up in tables over tokens and positions.
 
     Scores are entries of the QK circuits and of their tables with positions; their softmax weighs rows of the OV
-    circuits; the direct path is added. Equal to ``model(tokens)`` up to rounding.
+    circuits; the direct path is added. No stream, keys or values. Equal to ``model(tokens)`` less its mean over the
+    vocabulary, up to rounding.
 
     Raises:
         ReaderError: the model has more layers, or none, or smears its keys.
@@ -186,7 +191,7 @@ def logits_by_tables(model: AttentionOnlyTransformer, tokens: Int[Tensor, " pos"
     if model.config.n_layers != 1:
         raise ReaderError('Only a one-layer model is a few tables: take load_book_model("one_layer").')
     n = len(tokens)
-    logits = model.W_E[tokens] @ model.W_U
+    logits = model.W_E[tokens] @ centred_unembedding(model)
     for head in model.heads:
         scores = qk_circuit(model, head).rows(tokens)[:, tokens] + positional_scores(model, head)[:n, :n]
         scores += (model.W_E @ W_QK(model, head) @ model.W_pos.T).rows(tokens)[:, :n]  # a token asks for a place
@@ -323,14 +328,22 @@ def qk_eigenvalue_score(model: AttentionOnlyTransformer, head: Head, previous_to
     return eigenvalue_score(induction_circuit(model, head, previous_token_head).eigenvalues())
 
 
-def matching_trace(model: AttentionOnlyTransformer, head: Head, previous_token: Float[Tensor, " head"]) -> float:
-    """Trace of the QK circuit of ``head``, its keys read through all heads of layer 0 in proportion to looking back.
+def matching_circuit(model: AttentionOnlyTransformer, head: Head, previous_token: Float[Tensor, " head"]) -> LowRank:
+    """The QK circuit of ``head``, its keys read through all heads of layer 0 in proportion to looking back.
 
     ``W = Σ_e s(e) W_E W_QK W_OV(e)ᵀ W_Eᵀ``, the sum over the heads e of layer 0 with their previous-token scores
-    ``s(e)`` as weights ("trace of QK eigenvalues" in Olsson et al., 2022). A large one matches equal tokens.
+    ``s(e)`` as weights.
     """
     through = sum(score * W_OV(model, (0, early)).dense() for early, score in enumerate(previous_token.tolist()))
-    return (W_QK(model, head).dense() @ through.T * (model.W_E.T @ model.W_E)).sum().item()
+    return model.W_E @ W_QK(model, head) @ through.T @ model.W_E.T
+
+
+def matching_trace(model: AttentionOnlyTransformer, head: Head, previous_token: Float[Tensor, " head"]) -> float:
+    """Trace of the ``matching_circuit`` ("trace of QK eigenvalues" in Olsson et al., 2022).
+
+    A large one matches equal tokens, or any tokens: what all embeddings have in common is in it too.
+    """
+    return matching_circuit(model, head, previous_token).trace()
 
 
 Score = Callable[[AttentionOnlyTransformer, Head, Head, str], float]
@@ -345,7 +358,7 @@ def composition_score(model: AttentionOnlyTransformer, early: Head, late: Head, 
     Raises:
         ReaderError: ``kind`` is another one, or the model smears its keys and ``kind`` is not "V".
     """
-    writes, reads = W_OV(model, early), _reads(model, late, kind)
+    writes, reads = W_OV(model, early), reading_matrix(model, late, kind)
     return (writes @ reads).norm() / (writes.norm() * reads.norm())
 
 
@@ -354,7 +367,7 @@ def composition_scores(
 ) -> Float[Tensor, "early late"]:
     """``score`` of every head of layer 0 with every head of layer 1: ``composition_score`` or its swapped form."""
     early, late = model.layer_heads(0), model.layer_heads(1)
-    return torch.tensor([[score(model, e, h, kind) for h in late] for e in early])
+    return torch.tensor([[score(model, e, h, kind) for h in late] for e in early], dtype=model.W_E.dtype)
 
 
 def composition_excess(
@@ -370,12 +383,12 @@ def swapped_composition_score(model: AttentionOnlyTransformer, early: Head, late
 
     Eigenvalues and the trace allow such a cyclic change, the Frobenius norm does not (the authors' correction).
     """
-    writes, reads = W_OV(model, early), _reads(model, late, kind)
+    writes, reads = W_OV(model, early), reading_matrix(model, late, kind)
     product = writes @ reads
     return torch.linalg.matrix_norm(product.right @ product.left).item() / (writes.norm() * reads.norm())
 
 
-def _reads(model: AttentionOnlyTransformer, head: Head, kind: str) -> LowRank:
+def reading_matrix(model: AttentionOnlyTransformer, head: Head, kind: str) -> LowRank:
     """The matrix through which a head's queries, keys or values read the residual stream."""
     if kind not in ("Q", "K", "V"):
         raise ReaderError(f'{kind!r} is no kind of composition: choose "Q", "K" or "V".')

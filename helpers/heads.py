@@ -4,7 +4,7 @@ Losses are in nats per token. Positions count from 0, ``<START>``; the loss "at 
 token at t from those before it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,11 +51,15 @@ def repeated_random_loss(
 
 @torch.no_grad()
 def losses_without_heads(
-    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], groups: Iterable[Sequence[Head]]
+    model: AttentionOnlyTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    groups: Iterable[Sequence[Head]],
+    means: Mapping[Head, Float[Tensor, " d_model"]] | None = None,
 ) -> Float[Tensor, " group"]:
     """Mean loss, in nats, without each group of heads of the last layer.
 
-    Nothing reads what these heads write but the unembedding, so one forward pass serves for all groups.
+    Nothing reads what these heads write but the unembedding, so one forward pass serves for all groups. With ``means``,
+    those of ``mean_outputs`` on other text, each removed head goes on writing its mean.
 
     Raises:
         ReaderError: the last layer has no such head.
@@ -66,9 +70,28 @@ def losses_without_heads(
             raise ReaderError(
                 f"Name heads of the last layer, {last}, only: what the others write is read by later heads."
             )
-        written = sum(cache.head_outputs[-1][:, head] for _, head in group)
+        written = sum(cache.head_outputs[-1][:, head] - (means[last, head] if means else 0) for _, head in group)
         losses.append(next_token_losses((cache.residual[-1] - written)[:, :-1] @ model.W_U, tokens).mean())
     return torch.stack(losses)
+
+
+@torch.no_grad()
+def boosts_beyond_mean(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "context pos"], places: slice
+) -> tuple[Float[Tensor, "context place d_vocab"], Float[Tensor, "head context place d_vocab"]]:
+    """The logits at some places, and what each head of the last layer adds to them there.
+
+    Counted are logits above their mean over the vocabulary, and what a head adds beyond its mean on the other half of
+    the contexts: taking it away is a mean ablation.
+    """
+    caches = [model.cache(chunk) for chunk in tokens.split(4)]
+    stream = torch.cat([cache.residual[-1][:, places] for cache in caches])
+    written = torch.cat([cache.head_outputs[-1][:, :, places] for cache in caches])
+    halves = written.tensor_split(2)
+    means = [other.mean((0, 2))[:, None] for other in reversed(halves)]
+    beyond = torch.cat([half - mean for half, mean in zip(halves, means, strict=True)])
+    U = centred_unembedding(model)
+    return stream @ U, torch.stack([beyond[:, head] @ U for head in range(beyond.shape[1])])
 
 
 def mean_outputs(
@@ -135,6 +158,23 @@ def induction_targets(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch p
     """
     before = torch.cat([torch.full_like(tokens[:, :1], -1), tokens[:, :-1]], dim=1)
     return (before[:, None, :] == tokens[:, :, None]).tril()
+
+
+def repeated_bigrams(tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos-1"]:
+    """Where the token that comes next came right after an earlier copy of the present token as well."""
+    return ((tokens[:, None, :] == tokens[:, 1:, None]) & induction_targets(tokens)[:, :-1]).any(-1)
+
+
+def largest_on(
+    weights: Float[Tensor, "batch head dest src"], places: Bool[Tensor, "batch dest src"]
+) -> Float[Tensor, "batch head"]:
+    """How often a head's largest weight is on one of ``places``: a share of the destinations that have some.
+
+    The weights may be attention, scores or what is moved. ``<START>``, where heads rest, does not compete.
+    """
+    largest = 1 + weights[..., 1:].argmax(-1, keepdim=True)
+    hits = places[:, None].expand_as(weights).gather(-1, largest).squeeze(-1).sum(-1)
+    return hits.double() / places.any(-1).sum(-1, keepdim=True)
 
 
 def prefix_matching_score(

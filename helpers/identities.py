@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers.circuits import W_OV, logits_by_tables, ov_circuit, path_logits, paths, score_expansion
@@ -161,6 +161,11 @@ def _bare(model: AttentionOnlyTransformer) -> AttentionOnlyTransformer:
     return with_weights(model, W_U=torch.eye(model.config.d_model).to(model.W_U))
 
 
+def _above_mean(logits: Float[Tensor, "... d_vocab"]) -> Float[Tensor, "... d_vocab"]:
+    """All that a model says by its logits: a constant more or less at any place changes no probability."""
+    return logits - logits.mean(-1, keepdim=True)
+
+
 @identity
 def information_movement(model: AttentionOnlyTransformer, tokens: Tokens) -> BothSides:
     """The pattern says from where to where, W_OV what: a token at j moves the logits at i by ``A_ij`` times OV.
@@ -174,7 +179,7 @@ def information_movement(model: AttentionOnlyTransformer, tokens: Tokens) -> Bot
     for head in model.heads:
         moved = alone(tokens, patterns=patterns, replace={other: 0.0 for other in model.heads if other != head})
         attention = patterns[head[0]][:, head[1]] @ here.to(model.W_E)[..., None]
-        yield moved[~here], (attention * ov_circuit(model, head).rows(source))[~here]
+        yield _above_mean(moved)[~here], (attention * ov_circuit(model, head).rows(source))[~here]
 
 
 @identity
@@ -218,7 +223,7 @@ def sum_of_scores(model: AttentionOnlyTransformer, tokens: Tokens) -> BothSides:
 def ensemble_of_tables(model: AttentionOnlyTransformer, tokens: Tokens) -> BothSides:
     """One layer is a bigram table and skip-trigram tables: what it says of the first text can be looked up in them."""
     looked_up, logits = logits_by_tables(model, tokens[0]), model(tokens[:1])[0]
-    yield looked_up, logits
+    yield looked_up, _above_mean(logits)
     yield looked_up.log_softmax(-1), logits.log_softmax(-1)
 
 

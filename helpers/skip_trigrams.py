@@ -8,20 +8,20 @@ more with a lift of 2 or more (``TokenPositions.rules``).
 
 import itertools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from helpers import START
 from helpers.circuits import LowRank, ov_circuit, qk_circuit
 from helpers.files import DATA
 from helpers.model import AttentionOnlyTransformer, Head
-from helpers.text import LEAST_RULE, Text, bigrams_after, split_words
-from helpers.tokens import Tokenizer
+from helpers.text import LEAST_LIFT, LEAST_RULE, Text, TokenPositions
+from helpers.tokens import Tokenizer, contexts_at
 
 TOP = 0.05  # of the frequent tokens
 
@@ -58,9 +58,9 @@ def read_head(
 
 
 def read_strongest_sources(
-    model: AttentionOnlyTransformer, head: Head, among: Int[Tensor, " token"]
+    model: AttentionOnlyTransformer, head: Head, among: Int[Tensor, " token"], n: int = 8
 ) -> list[HeadReading]:
-    """``read_head`` for the eight sources with the strongest skip-trigrams of a head, strongest first.
+    """``read_head`` for the ``n`` sources with the strongest skip-trigrams of a head, strongest first.
 
     The strength of a source is its largest QK entry times its largest OV entry.
     """
@@ -68,7 +68,7 @@ def read_strongest_sources(
     asks, raises = qk.left[among], ov.right[:, among]
     largest_qk = torch.cat([(qk.right.T[chunk] @ asks.T).amax(1) for chunk in among.split(512)])
     largest_ov = torch.cat([(ov.left[chunk] @ raises).amax(1) for chunk in among.split(512)])
-    sources = among[(largest_qk * largest_ov).topk(8).indices].tolist()
+    sources = among[(largest_qk * largest_ov).topk(n).indices].tolist()
     return [_reading(head, qk, ov, source, among, 4) for source in sources]
 
 
@@ -91,73 +91,30 @@ def _reading(head: Head, qk: LowRank, ov: LowRank, source: int, among: Int[Tenso
 # ---- does a head support a rule? --------------------------------------------------------------------------------
 
 
-def entry_quantiles(
-    model: AttentionOnlyTransformer, rules: Int[Tensor, "rule 3"], among: Int[Tensor, " token"]
-) -> Float[Tensor, "rule head 2"]:
-    """How far from the top a rule's two entries stand in every head of layer 0, as shares of the tokens ``among``.
-
-    A rule is (source, destination, out). The first share counts the destinations with a larger entry in the source's
-    QK column than the rule's own, the second the outs with a larger entry in its OV row: 0 is the very top.
-    """
-    sources, destinations, outs = rules.T
-    shares = []
-    for head in model.layer_heads(0):
-        qk, ov = _centred_circuits(model, head)
-        larger = [
-            (entries[:, among] > entries.gather(1, own[:, None])).double().mean(1)
-            for entries, own in ((qk.columns(sources).T, destinations), (ov.rows(sources), outs))
-        ]
-        shares.append(torch.stack(larger, dim=1))
-    return torch.stack(shares, dim=1)
-
-
 def supported(
     model: AttentionOnlyTransformer, rules: Int[Tensor, "rule 3"], among: Int[Tensor, " token"]
 ) -> Bool[Tensor, " rule"]:
     """Whether some head of layer 0 supports each rule (source, destination, out)."""
-    parts = rules.split(256)  # 30 MB each
-    return torch.cat([(entry_quantiles(model, part, among) <= TOP).all(-1).any(-1) for part in parts])
+    sources, destinations, outs = rules.T
+    by_some_head = torch.zeros(len(rules), dtype=torch.bool)
+    for head in model.layer_heads(0):
+        qk, ov = _centred_circuits(model, head)
+        by_some_head |= _at_top(qk.T, sources, destinations, among) & _at_top(ov, sources, outs, among)
+    return by_some_head
 
 
-def patterns_found(
-    model: AttentionOnlyTransformer, text: Text, readings: Sequence[HeadReading]
-) -> dict[str, list[Rule]]:
-    """The rules of each of the paper's patterns that the model supports and the text has.
-
-    ``readings`` name the strong sources among which copying is looked for.
-    """
-    max_gap, found = model.config.n_ctx - 1, {}
-    for name, rules in _pattern_candidates(text, readings).items():
-        keep = supported(model, torch.tensor(rules), text.frequent).tolist() if rules else []
-        found[name] = [
-            (source, destination, out)
-            for source, destination, out in itertools.compress(rules, keep)
-            if text.positions.rules(source, destination, [out], max_gap)
-        ]
+def _at_top(
+    table: LowRank, rows: Int[Tensor, " entry"], columns: Int[Tensor, " entry"], among: Int[Tensor, " token"]
+) -> Bool[Tensor, " entry"]:
+    """Whether each entry is larger than all but five per cent of those that its row has in the columns ``among``."""
+    different, place = rows.unique(return_inverse=True)
+    least_of_top, found = -1 - int(TOP * len(among)), torch.zeros(len(rows), dtype=torch.bool)
+    for start in range(0, len(different), 256):
+        entries = table.rows(different[start : start + 256])
+        least = torch.from_numpy(np.partition(entries[:, among].numpy(), least_of_top)[:, least_of_top])
+        here = (start <= place) & (place < start + 256)
+        found[here] = entries[place[here] - start, columns[here]] >= least[place[here] - start]
     return found
-
-
-def _pattern_candidates(text: Text, readings: Sequence[HeadReading]) -> dict[str, list[Rule]]:
-    """For each pattern, rules of that form: of the strong sources for copying, of all split words for the others."""
-    relatives = spelling_relatives(text.tokenizer, text.frequent)
-    strong = sorted({(reading.source, d) for reading in readings for d in reading.destinations})
-    split = split_words(text.tokenizer, text.frequent).tolist()
-    return {
-        "[b] … [a] → [b]": [(b, a, b) for b, a in strong],
-        "[b] … [a] → [b′]": [(b, a, c) for b, a in strong for c in relatives.get(b, ())],
-        "[ab] … [a] → [b]": [(ab, a, b) for ab, a, b in split],
-        "[ab] … [a] → [b′]": [(ab, a, c) for ab, a, b in split for c in relatives.get(b, ())],
-    }
-
-
-def spelling_relatives(tokenizer: Tokenizer, among: Int[Tensor, " token"]) -> dict[int, list[int]]:
-    """For each token, the others that differ from it in case, a leading space or underscore, or a final s only."""
-    families: dict[str, list[int]] = {}
-    for token in among.tolist():
-        stem = tokenizer.decode([token]).strip(" _").lower().removesuffix("s")
-        if len(stem) >= 2 and stem.isalpha():
-            families.setdefault(stem, []).append(token)
-    return {token: [other for other in family if other != token] for family in families.values() for token in family}
 
 
 def paper_rules(tokenizer: Tokenizer) -> dict[str, list[tuple[tuple[str, str, str], Rule | None]]]:
@@ -193,19 +150,21 @@ def followers(text: Text, destination: int) -> Bool[Tensor, " token"]:
 
 def clusters(model: AttentionOnlyTransformer, text: Text) -> list[tuple[Head, int, Int[Tensor, " source"], float]]:
     """Where ten sources or more share their top destination: (head, destination, sources, share that follow it)."""
-    among, found = text.frequent, []
+    among, found, follows = text.frequent, [], cache(lambda destination: followers(text, destination).double())
     for head in model.layer_heads(0):
         qk = qk_circuit(model, head).centred()
         asks = qk.left[among].T
         top = among[torch.cat([(qk.right.T[part] @ asks).argmax(1) for part in among.split(512)])]
-        for destination, size in zip(*top.unique(return_counts=True), strict=True):
-            if size >= 10:
-                share = followers(text, int(destination))[top == destination].double().mean().item()
-                found.append((head, int(destination), among[top == destination], share))
+        for destination in top.unique().tolist():
+            sources = among[here := top == destination]
+            if len(sources) >= 10:
+                found.append((head, destination, sources, follows(destination)[here].mean().item()))
     return found
 
 
 # ---- bugs ("Skip-Trigram Bugs") ---------------------------------------------------------------------------------
+
+HELD = 0.01  # of the frequent tokens: how far from the top of a head's entries a rule counts as held
 
 
 @dataclass(frozen=True)
@@ -221,37 +180,96 @@ class SkipTrigramBug:
     n_crossed: int  # how often the text has out2 after d1
     effect: float  # how far the head moves the crossed pair: the smaller of its QK and OV entries, nats
 
+    @property
+    def crossed(self) -> tuple[int, int]:
+        return self.first[0], self.second[1]
 
-def skip_trigram_bugs(
-    model: AttentionOnlyTransformer, head: Head, source: int, tokens: np.ndarray
-) -> list[SkipTrigramBug]:
-    """The three strongest bugs of a head for one source token, found by search.
 
-    Both skip-trigrams occur ten times or more, the head attends from both destinations to the source more
-    than on average (QK > 0) and raises both outs (OV > 0); the crossed pair is at most a hundredth as frequent.
+def skip_trigram_bugs(reading: HeadReading, text: Text, max_gap: int) -> list[SkipTrigramBug]:
+    """The bugs of a head for one source token, strongest first: of all rules of the text among those of ``reading``.
+
+    Two rules with the same source, other destinations and other outs; the crossed pair is at most a hundredth as
+    frequent as either.
     """
-    counts = bigrams_after(tokens, source, model.config.n_ctx)
-    qk, ov = _centred_circuits(model, head)
-    asks, raises = qk.columns(source), ov.rows(source)
-    often = [pair for pair, count in counts.items() if count >= LEAST_RULE]
-    strength = {(d, out): min(asks[d].item(), raises[out].item()) for d, out in often}
-    real = sorted((pair for pair, s in strength.items() if s > 0), key=strength.__getitem__, reverse=True)[:100]
-    found = []
-    for first, second in itertools.permutations(real, 2):
-        crossed = counts.get((first[0], second[1]), 0)
-        if first[0] != second[0] and crossed <= 0.01 * min(counts[first], counts[second]):
-            effect = min(asks[first[0]].item(), raises[second[1]].item())
-            found.append(SkipTrigramBug(source, first, second, counts[first], counts[second], crossed, effect))
-    return sorted(found, key=lambda bug: bug.effect, reverse=True)[:3]
+    times = np.stack([text.positions.outs(reading.source, d, max_gap) for d in reading.destinations])
+    shown = times[:, reading.outs]
+    row, column = _rules_shown(reading, text, times)
+    n, crossed = shown[row, column], shown[row[:, None], column]
+    apart = (row[:, None] != row) & (column[:, None] != column)
+    found = np.argwhere(apart & (crossed <= 0.01 * np.minimum(n[:, None], n)))
+    pairs = [(reading.destinations[i], reading.outs[j]) for i, j in zip(row, column, strict=True)]
+    bugs = [
+        SkipTrigramBug(
+            source=reading.source,
+            first=pairs[one],
+            second=pairs[other],
+            n_first=int(n[one]),
+            n_second=int(n[other]),
+            n_crossed=int(crossed[one, other]),
+            effect=min(reading.qk[row[one]], reading.ov[column[other]]),
+        )
+        for one, other in found
+    ]
+    return sorted(bugs, key=lambda bug: bug.effect, reverse=True)
 
 
-def crossed_effect(model: AttentionOnlyTransformer, bug: SkipTrigramBug, among: Int[Tensor, " token"]) -> float:
-    """How far the source moves the log-probability of the crossed token after a text of three tokens, in nats.
+def _rules_shown(reading: HeadReading, text: Text, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which of a reading's destinations and outs are rules of the text, given how often what follows the former."""
+    shares = times[:, reading.outs] / np.maximum(1, times.sum(1, keepdims=True))
+    anyway = np.stack([text.positions.following(d) for d in reading.destinations])
+    usual = anyway[:, reading.outs] / np.maximum(1, anyway.sum(1, keepdims=True))
+    return np.nonzero((times[:, reading.outs] >= LEAST_RULE) & (shares >= LEAST_LIFT * usual))
 
-    Compared with the mean of sixteen other sources, taken from ``among``.
+
+def bugs_of_heads(
+    model: AttentionOnlyTransformer,
+    readings: Sequence[HeadReading],
+    text: Text,
+    read_as: Mapping[int, int] | None = None,
+) -> list[list[SkipTrigramBug]]:
+    """``skip_trigram_bugs`` of all that the heads hold for the sources of ``readings``: a list for each of these.
+
+    A head holds the skip-trigrams among the one per cent of frequent tokens that attend to the source most and the one
+    per cent that it raises most. ``read_as`` has them read for another token in place of each source: a control, which
+    keeps the size of all entries and not what they have to do with the text.
     """
-    destination, out = bug.first[0], bug.second[1]
-    sources = [bug.source, *among[:: len(among) // 16][:16].tolist()]
-    texts = torch.tensor([[START, source, destination] for source in sources])
-    log_p = model(texts)[:, -1].log_softmax(-1)[:, out]
-    return (log_p[0] - log_p[1:].mean()).item()
+    n, found = max(1, round(HELD * len(text.frequent))), []
+    for head, of_head in itertools.groupby(readings, key=lambda reading: reading.head):
+        qk, ov = _centred_circuits(model, head)
+        for source in (reading.source for reading in of_head):
+            held = _reading(head, qk, ov, read_as[source] if read_as else source, text.frequent, n)
+            found.append(skip_trigram_bugs(replace(held, source=source), text, model.config.n_ctx - 1))
+    return found
+
+
+@torch.no_grad()
+def source_effects(
+    model: AttentionOnlyTransformer, tokens: Int[Tensor, "context pos"], source: int
+) -> Float[Tensor, "context d_vocab"]:
+    """How a source token moves what a one-layer model predicts after each context, by all heads together.
+
+    The log-probabilities after the last token, in nats, less those of a model whose heads cannot see ``source`` at
+    earlier places. The rest of the attention is as large as a softmax without these places makes it.
+    """
+    stream, n = model.W_E[tokens], tokens.shape[1]
+    read = stream + model.W_pos[:n]
+    queries = torch.einsum("cd,hde,hfe->chf", read[:, -1], model.W_Q[0] / model.config.d_head**0.5, model.W_K[0])
+    scores = torch.einsum("chf,cpf->chp", queries, read)
+    there = (tokens == source) & (torch.arange(n) < n - 1)
+    log_probs = []
+    for seen in (scores, scores.masked_fill(there[:, None], -torch.inf)):
+        mixed = torch.einsum("chp,cpd->chd", seen.softmax(-1), stream)
+        moved = torch.einsum("chd,hde,hef->cf", mixed, model.W_V[0], model.W_O[0])
+        log_probs.append(((stream[:, -1] + moved) @ model.W_U).log_softmax(-1))
+    return log_probs[0] - log_probs[1]
+
+
+def contexts_after(
+    tokens: TokenPositions, source: int, destination: int, n_ctx: int, n: int
+) -> Int[Tensor, "context {n_ctx}"]:
+    """Up to ``n`` contexts that end with ``destination`` and have ``source`` before it, evenly from all of a text."""
+    width = n_ctx - 1  # <START> comes first
+    ends = tokens.after(source, destination, width - 1)
+    ends = ends[ends >= width - 1]
+    chosen = ends[np.linspace(0, len(ends) - 1, min(n, len(ends))).astype(int)]
+    return contexts_at(tokens.tokens, chosen - (width - 1), n_ctx) if len(chosen) else torch.empty(0, n_ctx).long()

@@ -1,8 +1,10 @@
-"""Correlations, of values and of ranks."""
+"""Correlations, of values and of ranks, and how sure a number is: its interval, by resampling."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 
@@ -21,15 +23,6 @@ def _ranks(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     return (ties.cumsum(0) - (ties - 1) / 2)[place]
 
 
-def standard_ranks(rows: Float[Tensor, "row n"]) -> Float[Tensor, "row n"]:
-    """The ranks within each row, centred and of length 1: the dot product of two rows is their rank correlation.
-
-    Equal values are ranked in the order in which they stand, so rows should hardly have any.
-    """
-    ranks = rows.argsort(dim=1, stable=True).argsort(dim=1).double()
-    return F.normalize(ranks - ranks.mean(1, keepdim=True), dim=1)
-
-
 def preference(values: Float[Tensor, "row n"], chosen: Bool[Tensor, "row n"]) -> float:
     """How often a chosen entry is larger than one that is not, of all such pairs within a row; 0.5 is chance.
 
@@ -40,3 +33,49 @@ def preference(values: Float[Tensor, "row n"], chosen: Bool[Tensor, "row n"]) ->
     n = chosen.sum(1).double()
     below = (ranks * chosen).sum(1) - n * (n - 1) / 2
     return (below / (n * (chosen.shape[1] - n))).mean().item()
+
+
+# ---- intervals ----------------------------------------------------------------------------------------------------
+
+N_RESAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def resampled(
+    statistic: Callable[..., Tensor | float], *samples: Shaped[Tensor, "unit ..."], n: int = N_RESAMPLES
+) -> Estimate:
+    """``statistic(*samples)`` and the middle 95 % of what it gives on ``n`` resamples (Efron's percentile bootstrap).
+
+    A unit is what was drawn independently: a context, a pair of contexts, a rule, a word, a token. A resample draws as
+    many units as there are, with replacement, the same ones of all ``samples``.
+
+    Raises:
+        ValueError: there is no unit.
+    """
+    if not (n_units := len(samples[0])):
+        raise ValueError("There is nothing to resample.")
+    generator = torch.Generator().manual_seed(0)
+    again = (torch.randint(n_units, (n_units,), generator=generator) for _ in range(n))
+    values = [float(statistic(*(sample[units] for sample in samples))) for units in again]
+    low, high = (
+        torch.tensor(values, dtype=torch.double).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    )
+    return Estimate(float(statistic(*samples)), low, high)
+
+
+def mean_of(units: Shaped[Tensor, " unit"]) -> Estimate:
+    """The mean over units, with its interval."""
+    return resampled(torch.mean, units.double())
+
+
+def ratio_of(numerators: Shaped[Tensor, " unit"], denominators: Shaped[Tensor, " unit"]) -> Estimate:
+    """The sum of ``numerators`` over that of ``denominators``, with its interval."""
+    return resampled(lambda above, below: above.sum() / below.sum(), numerators.double(), denominators.double())

@@ -87,6 +87,11 @@ def with_other_keys_and_values(
     )
 
 
+def with_shifted_logits(model: AttentionOnlyTransformer, shift: Float[Tensor, " d_model"]) -> AttentionOnlyTransformer:
+    """The same model with ``shift`` added to every column of W_U: all logits of a place change by the same amount."""
+    return with_weights(model, W_U=model.W_U + shift.to(model.W_U)[:, None])
+
+
 @dataclass(frozen=True)
 class Biases:
     """A bias for every matrix of a model that may have one."""
@@ -187,3 +192,18 @@ def principal_variances(rows: Float[Tensor, "row d_model"]) -> Float[Tensor, " d
     """Variances of the rows along their principal components, largest first."""
     centred = (rows - rows.mean(0)).double()
     return torch.linalg.eigvalsh(centred.T @ centred / len(rows)).flip(0).clamp(min=0)
+
+
+def joint_spectrum(
+    one: Float[Tensor, "row d_model"], other: Float[Tensor, "other_row d_model"]
+) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
+    """Principal components of two sets of vectors at once: the variance along each, and the share that is ``one``'s.
+
+    The largest variance is first. Each set is centred and scaled to a total variance of 1/2, so that both count alike:
+    a share of 1/2 is a dimension that they use in common, one of 0 or 1 is used by one of them only.
+    """
+    covariances = [(rows - rows.mean(0)).double().T.cov(correction=0) for rows in (one, other)]
+    first, second = (covariance / (2 * covariance.trace()) for covariance in covariances)
+    variances, directions = torch.linalg.eigh(first + second)
+    shares = ((first @ directions) * directions).sum(0) / variances
+    return variances.flip(0), shares.flip(0)

@@ -1,6 +1,7 @@
 """What each order of term is worth ("Term Importance Analysis"), and each kind of composition."""
 
 import itertools
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -8,49 +9,80 @@ from torch import Tensor
 
 from helpers import ReaderError
 from helpers.heads import next_token_losses
-from helpers.model import AttentionOnlyTransformer
+from helpers.model import AttentionOnlyTransformer, Cache
+
+Texts = Int[Tensor, "batch pos"]
+Losses = Float[Tensor, "batch predicted"]
+Layers = tuple[int, ...]
 
 
-def term_importance(model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]) -> list[float]:
+def term_importance(model: AttentionOnlyTransformer, tokens: Texts, every: int = 1) -> list[float]:
     """Mean loss, in nats, with all terms up to each order: the direct path alone, plus heads, plus pairs of heads, …
 
     The paper's algorithm. All runs use the attention of the intact model. Each run saves what the heads would write
     and puts what was saved in the run before into the residual stream; so in run n the stream holds exactly the
-    terms of order n or less. With as many orders as layers nothing is left out.
+    terms of order n or less. With as many orders as layers nothing is left out. Measured is ``every`` so many tokens.
     """
-    of_chunks = [_losses_by_order(model, chunk) * len(chunk) / len(tokens) for chunk in tokens.split(2)]
-    return torch.stack(of_chunks).sum(0).tolist()
+    return [losses.mean().item() for losses in losses_by_order(model, tokens, every=every)]
 
 
-def _losses_by_order(model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, " order"]:
-    cache = model.cache(tokens)
-    saved, losses = [torch.zeros_like(cache.residual[0])] * model.config.n_layers, []
+def losses_by_order(
+    model: AttentionOnlyTransformer, tokens: Texts, let_in: Sequence[int] = (), every: int = 1
+) -> list[Losses]:
+    """The losses behind ``term_importance``, of ``every`` so many tokens of each text: one tensor for each run.
+
+    ``let_in`` says which order of terms comes first, second, …: (0, 2, 1) lets in pairs before single heads.
+    """
+    chunks = []
+    for chunk, cache in _chunks(model, tokens, tokens):
+        up_to = _streams_by_order(model, cache)
+        of_order = [later - before for before, later in itertools.pairwise([torch.zeros_like(up_to[0]), *up_to])]
+        streams = itertools.accumulate(of_order[order] for order in let_in) if let_in else up_to
+        chunks.append([_losses(model, stream, chunk, every) for stream in streams])
+    return [torch.cat(run) for run in zip(*chunks, strict=True)]
+
+
+def _streams_by_order(model: AttentionOnlyTransformer, cache: Cache) -> list[Float[Tensor, "batch pos d_model"]]:
+    saved, streams = [torch.zeros_like(cache.residual[0])] * model.config.n_layers, []
     for _ in range(model.config.n_layers + 1):
         stream, fresh = cache.residual[0], []
         for layer, pattern in enumerate(cache.patterns):
             fresh.append(written_by_layer(model, layer, pattern, stream))
             stream = stream + saved[layer]
         saved = fresh
-        losses.append(_mean_loss(model, stream, tokens))
-    return torch.stack(losses)
+        streams.append(stream)
+    return streams
 
 
-def layer_importance(model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]) -> dict[tuple[int, ...], float]:
+def layer_importance(model: AttentionOnlyTransformer, tokens: Texts, every: int = 1) -> dict[Layers, float]:
     """Mean loss, in nats, of the direct path and the single heads of some layers, for every choice of layers.
 
-    Each head reads the embeddings alone, under the attention of the intact model.
+    Each head reads the embeddings alone, under the attention of the intact model. Measured is ``every`` so many tokens.
+    """
+    return {choice: losses.mean().item() for choice, losses in losses_by_layers(model, tokens, every=every).items()}
+
+
+def losses_by_layers(
+    model: AttentionOnlyTransformer, tokens: Texts, looking_as_on: Texts | None = None, every: int = 1
+) -> dict[Layers, Losses]:
+    """The losses behind ``layer_importance``, of ``every`` so many tokens of each text.
+
+    ``looking_as_on`` are other texts, on which the attention is taken.
     """
     layers = range(model.config.n_layers)
-    choices = [choice for n in range(len(layers) + 1) for choice in itertools.combinations(layers, n)]
-    losses = dict.fromkeys(choices, 0.0)
-    for chunk in tokens.split(2):
-        cache = model.cache(chunk)
-        embedded = cache.residual[0]
+    losses = {choice: [] for n in range(len(layers) + 1) for choice in itertools.combinations(layers, n)}
+    for chunk, cache in _chunks(model, tokens, tokens if looking_as_on is None else looking_as_on):
+        embedded = model.W_E[chunk]
         written = [written_by_layer(model, layer, pattern, embedded) for layer, pattern in enumerate(cache.patterns)]
-        for choice in choices:
-            stream = embedded + sum(written[layer] for layer in choice)
-            losses[choice] += _mean_loss(model, stream, chunk).item() * len(chunk) / len(tokens)
-    return losses
+        for choice, of_choice in losses.items():
+            of_choice.append(_losses(model, embedded + sum(written[layer] for layer in choice), chunk, every))
+    return {choice: torch.cat(of_choice) for choice, of_choice in losses.items()}
+
+
+def _chunks(model: AttentionOnlyTransformer, tokens: Texts, looking_as_on: Texts) -> Iterator[tuple[Texts, Cache]]:
+    """Some texts at a time, with what the intact model computes on as many others; 2 at a time keep memory small."""
+    for chunk, others in zip(tokens.split(2), looking_as_on.split(2), strict=True):
+        yield chunk, model.cache(others)
 
 
 def written_by_layer(
@@ -64,14 +96,19 @@ def written_by_layer(
     return torch.einsum("bhqk,bhke,hed->bqd", pattern, values, model.W_O[layer])
 
 
-def _mean_loss(
-    model: AttentionOnlyTransformer, stream: Float[Tensor, "batch pos d_model"], tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, ""]:
-    return next_token_losses(stream[:, :-1] @ model.W_U, tokens).mean()
+def _losses(
+    model: AttentionOnlyTransformer, stream: Float[Tensor, "batch pos d_model"], tokens: Texts, every: int
+) -> Losses:
+    """Losses of the second, the (2 + ``every``)th token, …, of each text."""
+    logits = stream[:, :-1:every] @ model.W_U
+    return -logits.log_softmax(-1).gather(-1, tokens[:, 1::every, None]).squeeze(-1)
+
+
+# ---- kinds of composition ---------------------------------------------------------------------------------------
 
 
 def losses_without_composition(
-    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], kinds: str
+    model: AttentionOnlyTransformer, tokens: Texts, kinds: str
 ) -> Float[Tensor, "batch pos-1"]:
     """Loss of every token but the first, in nats, without some kinds of composition: "Q", "K", "V" or several.
 
@@ -81,14 +118,24 @@ def losses_without_composition(
     Raises:
         ReaderError: one of ``kinds`` is another one.
     """
+    chunks = tokens.split(2)
+    logits = (logits_without_composition(model, chunk, kinds)[:, :-1] for chunk in chunks)
+    return torch.cat([next_token_losses(of_chunk, chunk) for of_chunk, chunk in zip(logits, chunks, strict=True)])
+
+
+def logits_without_composition(
+    model: AttentionOnlyTransformer, tokens: Texts, kinds: str
+) -> Float[Tensor, "batch pos d_vocab"]:
+    """The logits behind ``losses_without_composition``; with ``kinds`` "" those of the model.
+
+    Raises:
+        ReaderError: one of ``kinds`` is another one.
+    """
     if not {*kinds} <= {*"QKV"}:
         raise ReaderError(f"{kinds!r} are no kinds of composition: choose some of Q, K and V.")
-    losses = []
-    for chunk in tokens.split(2):
-        embedded = stream = model.W_E[chunk]
-        for layer in range(model.config.n_layers):
-            queries, keys, values = (embedded if kind in kinds else stream for kind in "QKV")
-            _, pattern = model.attention(queries, layer, keys_read=keys)
-            stream = stream + written_by_layer(model, layer, pattern, values)
-        losses.append(next_token_losses(stream[:, :-1] @ model.W_U, chunk))
-    return torch.cat(losses)
+    embedded = stream = model.W_E[tokens]
+    for layer in range(model.config.n_layers):
+        queries, keys, values = (embedded if kind in kinds else stream for kind in "QKV")
+        _, pattern = model.attention(queries, layer, keys_read=keys)
+        stream = stream + written_by_layer(model, layer, pattern, values)
+    return stream @ model.W_U

@@ -63,6 +63,10 @@ class TokenPositions:
         """How often each token follows ``destination`` with ``source`` 1 to ``max_gap`` tokens before it."""
         return np.bincount(self.tokens[self.after(source, destination, max_gap) + 1], minlength=len(self.first) - 1)
 
+    def following(self, token: int) -> np.ndarray:
+        """How often each token follows ``token``."""
+        return np.bincount(self.tokens[self._with_next(token) + 1], minlength=len(self.first) - 1)
+
     def count(self, source: int, destination: int, out: int, max_gap: int) -> SkipTrigramCount:
         """Count ``source … destination out``, the source 1 to ``max_gap`` tokens before the destination."""
         follows = self.tokens[self._with_next(destination) + 1]
@@ -80,23 +84,64 @@ class TokenPositions:
         enough = [(out, self.count(source, destination, out, max_gap)) for out in outs if times[out] >= LEAST_RULE]
         return [(out, count) for out, count in enough if count.lift >= LEAST_LIFT]
 
+    # ---- all sources at once ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _same_before(self) -> np.ndarray:
+        """For each position, where its token stood last before it; of its first, far before the text."""
+        latest = np.full(len(self.order), np.iinfo(np.int32).min, dtype=np.int32)
+        again = self.tokens[self.order[1:]] == self.tokens[self.order[:-1]]
+        latest[self.order[1:][again]] = self.order[:-1][again]
+        return latest
+
+    @cached_property
+    def _usually_near(self) -> dict[tuple[int, int], np.ndarray]:
+        """The shares that have been asked for before: by destination and how near."""
+        return {}
+
+    def shares_near(self, places: np.ndarray, max_gap: int) -> np.ndarray:
+        """For each token, the share of ``places`` that have it 1 to ``max_gap`` tokens before them.
+
+        Of many places only some are looked at, evenly spread.
+        """
+        times, places = np.zeros(len(self.first) - 1), _some(places)
+        for part in np.array_split(places, 1 + len(places) // 500):
+            before = part[:, None] - np.arange(1, max_gap + 1)
+            latest = self._same_before[np.maximum(before, 0)]
+            first = (before >= 0) & (latest < part[:, None] - max_gap)  # of several times within reach, one counts
+            times += np.bincount(self.tokens[before[first]], minlength=len(times))
+        return times / max(1, len(places))
+
+    def sources(self, destination: int, out: int, max_gap: int) -> tuple[np.ndarray, np.ndarray]:
+        """For each token as a source, how often about the text has ``source … destination out``, and with what lift.
+
+        By Bayes' rule the lift is how many times likelier the source is before ``destination out`` than before
+        ``destination``.
+        """
+        anywhere = self._with_next(destination)
+        followed = anywhere[self.tokens[anywhere + 1] == out]
+        if (destination, max_gap) not in self._usually_near:
+            self._usually_near[destination, max_gap] = self.shares_near(anywhere, max_gap)
+        near, usually = self.shares_near(followed, max_gap), self._usually_near[destination, max_gap]
+        return near * len(followed), near / np.maximum(usually, 1 / max(1, len(_some(anywhere))))
+
+
+MOST_PLACES = 1000  # at which sources are looked for
+
+
+def _some(places: np.ndarray) -> np.ndarray:
+    """At most ``MOST_PLACES`` of several places, evenly spread."""
+    if len(places) <= MOST_PLACES:
+        return places
+    return places[np.linspace(0, len(places) - 1, MOST_PLACES).astype(np.int64)]
+
 
 def after_one_of(sources: np.ndarray, destinations: np.ndarray, max_gap: int) -> np.ndarray:
     """The destinations with a source 1 to ``max_gap`` places before them; positions, both sorted."""
-    sources = np.append(-max_gap - 1, sources)  # the first is too far from any destination
-    latest = sources[np.searchsorted(sources, destinations) - 1]
-    return destinations[destinations - latest <= max_gap]
-
-
-def bigrams_after(tokens: np.ndarray, source: int, max_gap: int) -> dict[tuple[int, int], int]:
-    """How often each pair of neighbours stands within ``max_gap`` tokens after ``source``."""
-    sources = np.flatnonzero(tokens == source)
-    edges = np.zeros(len(tokens) + max_gap + 1, dtype=np.int32)
-    np.add.at(edges, sources + 1, 1)
-    np.add.at(edges, sources + 1 + max_gap, -1)
-    near = np.flatnonzero(edges.cumsum()[: len(tokens) - 1] > 0)
-    codes, counts = np.unique(tokens[near].astype(np.int64) << 16 | tokens[near + 1], return_counts=True)
-    return {(int(c >> 16), int(c & 0xFFFF)): int(n) for c, n in zip(codes, counts, strict=True)}
+    begin, end = (np.searchsorted(destinations, sources + gap, side="right") for gap in (0, max_gap))
+    begin = np.maximum(begin, np.append(0, end[:-1]))  # what an earlier source has is not counted again
+    n = np.maximum(end - begin, 0)
+    return destinations[np.repeat(begin - (n.cumsum() - n), n) + np.arange(n.sum())]
 
 
 def frequent_tokens(tokens: np.ndarray, d_vocab: int, least: int) -> Int[Tensor, " token"]:
@@ -138,6 +183,11 @@ class Text:
     @property
     def tokenizer(self) -> Tokenizer:
         return self.corpus.tokenizer
+
+    @cached_property
+    def strings(self) -> list[str]:
+        """The text of every token."""
+        return [self.tokenizer.decode([token]) for token in range(self.tokenizer.d_vocab)]
 
     @cached_property
     def bigrams(self) -> Bigrams:

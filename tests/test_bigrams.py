@@ -17,6 +17,9 @@ from helpers.bigrams import (
     bigrams_of,
     count_bigrams,
     direct_path,
+    frequent_pairs,
+    interaction,
+    next_in_frequency,
 )
 from tests.examples import random_model
 
@@ -65,6 +68,28 @@ def test_the_largest_vocabulary_that_is_stored_does_not_overflow():
 def test_bigrams_of_contexts_are_those_within_each():
     counts = bigrams_of(torch.tensor([[A, B, A, B], [C, C, C, D]]), 4)
     assert [counts.row(token).tolist() for token in range(4)] == [[0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 2, 1], [0] * 4]
+
+
+def test_partners_are_next_in_frequency_and_those_of_the_ends_each_other():
+    counts = bigrams(A, A, A, B, B, D, A, B, D, D, C)  # as first tokens: A 4, B 3, D 3, C 0
+    assert next_in_frequency(counts).tolist() == [D, C, A, B]
+
+
+def test_frequent_pairs_occur_a_hundred_times():
+    counts = bigrams(*[A, B] * 100, *[B, C] * 99, B)
+    found = frequent_pairs(counts)
+    assert set(zip(found.first.tolist(), found.second.tolist(), found.counts.tolist(), strict=True)) == {(A, B, 100)}
+
+
+def test_what_is_particular_to_pairs_knows_nothing_of_single_tokens():
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.cartesian_prod(torch.arange(3), torch.arange(3)).T
+    pairs = Bigrams(first, second, torch.ones(9, dtype=torch.long), d_vocab=4)
+    values, of_first, of_second = (torch.randn(n, generator=generator, dtype=torch.double) for n in (9, 3, 3))
+    found = interaction(values, pairs)
+    assert torch.allclose(found, interaction(values + of_first[first] + 9 * of_second[second], pairs))
+    by_hand = values.view(3, 3) - values.view(3, 3).mean(0) - values.view(3, 3).mean(1, keepdim=True) + values.mean()
+    assert torch.allclose(found.view(3, 3), by_hand)
 
 
 # ---- losses -----------------------------------------------------------------------------------------------------

@@ -6,9 +6,23 @@ import torch
 from torch import Tensor
 
 from helpers.bigrams import count_bigrams
-from helpers.circuits import LowRank
-from helpers.copying import capital, common_tokens, copying_scores, plural, spaced, variant_pairs, variants_nearby
-from tests.examples import Words, table_model
+from helpers.circuits import LowRank, ov_circuit
+from helpers.copying import (
+    attended,
+    capital,
+    common_tokens,
+    copying_scores,
+    finds_variant,
+    first_components,
+    most_reach,
+    ov_factors,
+    ov_products,
+    plural,
+    row_coordinates,
+    spaced,
+    variant_pairs,
+)
+from tests.examples import Words, close, low_rank, random_model, same_but_for_zeros, table_model
 
 WORDS = Words("<START>", " name", " names", " Name", "name", "use", " use", " used", " Names", " x")
 
@@ -43,9 +57,8 @@ def test_variants_with_like_rows_are_found_and_others_by_chance_only(alike):
     if alike:
         left[variants] = 2 * left[plain]
     left[:100] = left[plain]
-    found, chance = variants_nearby(LowRank(left, right), among, (plain, variants))
-    assert chance == pytest.approx(10 / 899)
-    assert found == 1 if alike else found < 5 * chance
+    found = finds_variant(row_coordinates(LowRank(left, right)), among, (plain, variants)).double().mean()
+    assert found == 1 if alike else found < 5 * 10 / 899
 
 
 def test_one_neighbour_is_the_likest(monkeypatch):
@@ -55,16 +68,61 @@ def test_one_neighbour_is_the_likest(monkeypatch):
     circuit = LowRank(directions * lengths[:, None], torch.tensor([[1.0, -1.0, 3.0, 5.0], [1.0, 1.0, -1.0, 7.0]]))
     centred = LowRank(circuit.left, torch.tensor([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]]))
 
-    def found(near: int) -> float:
-        monkeypatch.setattr("helpers.copying.NEAR", near)
-        return variants_nearby(centred, torch.arange(4), (torch.tensor([0]), torch.tensor([2])))[0]
+    def nearby(matrix: LowRank, plain: int, variant: int) -> bool:
+        pair = torch.tensor([plain]), torch.tensor([variant])
+        return finds_variant(row_coordinates(matrix), torch.arange(4), pair).item()
 
-    assert (found(2), found(1)) == (1, 0)
-    assert variants_nearby(circuit, torch.arange(4), (torch.tensor([0]), torch.tensor([0])))[0] == 1
+    def found(near: int) -> bool:
+        monkeypatch.setattr("helpers.copying.NEAR", near)
+        return nearby(centred, 0, 2)
+
+    assert (found(2), found(1)) == (True, False)
+    assert nearby(circuit, 0, 0)
 
 
 def test_heads_stand_in_the_order_of_the_model():
     copies, zeros = torch.eye(4), torch.zeros(4, 4)
     rotates: Tensor = copies.roll(1, 0)
     model = table_model((zeros, copies), (zeros, -copies), (zeros, rotates))
-    assert copying_scores(model).tolist() == pytest.approx([1, -1, 0], abs=1e-6)
+    # a rotation has the eigenvalues 1, i, -1 and -i; the mixture of all tokens, with the 1, raises no token over others
+    assert copying_scores(model).tolist() == pytest.approx([1, -1, -1 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize("n_groups", [1, 4])
+def test_small_matrices_of_groups_add_up_to_the_spectrum_of_each_circuit(n_groups):
+    model = random_model(1, d_vocab=12)
+    products = ov_products(*ov_factors(model), n_groups)
+    assert products.shape == (n_groups, 2, 3, 3)
+    for head, product in zip(model.heads, products.sum(0), strict=True):
+        assert same_but_for_zeros(torch.linalg.eigvals(product), ov_circuit(model, head).eigenvalues())
+
+
+def test_a_group_has_every_nth_token():
+    model = random_model(1, d_vocab=12)
+    sources, outs = ov_factors(model)
+    second = ov_products(sources, outs, 4)[1]
+    assert close(second, ov_products(sources[1::4], outs[1::4])[0])
+    by_hand = LowRank(sources[1::4, 0], outs[1::4, 0].T).dense()
+    assert close(by_hand, ov_circuit(model, (0, 0)).dense()[1::4, 1::4])
+
+
+def test_most_heads_are_more_than_half():
+    assert most_reach(torch.tensor([3.0, 1, 2, 4])) == 2  # three of four have it
+    assert most_reach(torch.tensor([5.0, 1, 3])) == 3
+
+
+def test_what_looks_at_the_start_looks_at_no_text():
+    patterns = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0], [0.25, 0.25, 0.5]])[None, None]
+    assert attended(patterns, torch.tensor([[0, 7, 7]])).tolist() == [[[0, 0.75, 0.5]]]
+
+
+def test_rows_keep_their_angles_in_fewer_coordinates():
+    circuit = low_rank(20, 3, 9, seed=0)
+    rows, centred = row_coordinates(circuit), circuit.centred().dense()
+    assert rows.shape == (20, 3) and close(rows @ rows.T, centred @ centred.T)
+
+
+def test_first_components_are_those_with_the_most_variance():
+    wide = torch.tensor([[1.0, 9.0, 0.1], [-1, 9, -0.1], [1, -9, -0.1], [-1, -9, 0.1]]) + 5
+    assert close(first_components(wide, 1).abs(), torch.full((4, 1), 9.0).double())
+    assert close(first_components(wide, 2).square().sum(1), torch.full((4,), 82.0).double())

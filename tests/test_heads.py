@@ -15,8 +15,10 @@ from helpers.circuits import copying_score, qk_eigenvalue_score
 from helpers.heads import (
     all_patterns,
     attention_by_offset,
+    boosts_beyond_mean,
     direct_logit_attribution,
     induction_targets,
+    largest_on,
     loss_per_token,
     losses_without_heads,
     mean_outputs,
@@ -25,6 +27,7 @@ from helpers.heads import (
     previous_token_score,
     previous_token_scores,
     random_repeats,
+    repeated_bigrams,
     repeated_random_loss,
     value_weighted_pattern,
 )
@@ -156,7 +159,8 @@ def test_the_hand_made_model_does_induction_and_the_measures_see_it():
     assert induction[1].item() == pytest.approx(1, abs=1e-6) and induction[0].item() < 0.1
     first, second = repeated_random_loss(model)
     assert first > 3 and second < 1e-6
-    assert copying_score(model, (1, 0)) == qk_eigenvalue_score(model, (1, 0), (0, 0)) == pytest.approx(1)
+    scores = copying_score(model, (1, 0)), qk_eigenvalue_score(model, (1, 0), (0, 0))
+    assert scores == pytest.approx((1, 1))
 
 
 @pytest.mark.parametrize("head", [(0, 0), (1, 0)])
@@ -223,6 +227,29 @@ def test_losses_without_heads_of_the_last_layer_are_those_of_their_ablation(n_la
         losses_without_heads(model, tokens, [[(last, 0)], [(last, 2)]])
 
 
+def test_a_removed_head_may_go_on_writing_its_mean():
+    model = random_model(1)
+    tokens, means = random_tokens(model), mean_outputs(model, random_tokens(model, seed=1))
+    expected = loss_per_token(model, tokens, replace=means).mean()
+    assert torch.allclose(losses_without_heads(model, tokens, [model.heads], means), expected)
+
+
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_boosts_are_what_heads_of_the_last_layer_add_beyond_their_mean_on_the_other_half_of_the_texts(n_layers):
+    model = random_model(n_layers)
+    tokens, last = random_tokens(model, batch=6), n_layers - 1
+    logits, boosts = boosts_beyond_mean(model, tokens, slice(1, -1, 2))
+
+    def centred(logits):
+        return (logits - logits.mean(-1, keepdim=True))[:, 1:-1:2]
+
+    assert torch.allclose(logits, centred(model(tokens)))
+    means = model.cache(tokens).head_outputs[last].unflatten(0, (2, 3)).transpose(0, 1)[:, :, :, 1:-1:2].mean((0, 3))
+    for head, boost in enumerate(boosts):
+        mean = torch.cat([means[1, head].expand(3, 8, -1), means[0, head].expand(3, 8, -1)])
+        assert torch.allclose(logits - boost, centred(model(tokens, replace={(last, head): mean})))
+
+
 # ---- what a head moves ------------------------------------------------------------------------------------------
 
 
@@ -249,3 +276,14 @@ def test_mean_outputs_are_averages_over_texts_and_positions():
     assert list(means) == model.heads
     for (layer, head), mean in means.items():
         assert torch.allclose(mean, cache.head_outputs[layer][:, head].mean(dim=(0, 1)))
+
+
+def test_the_largest_weight_counts_where_there_is_a_place_to_find_and_start_does_not_compete():
+    tokens = torch.tensor([[START, 5, 6, 5, 6]])
+    pattern = looking_at([0, 1, 2, 2, 1], share=0.4)  # the fourth looks at its target, and the fifth does not
+    assert largest_on(pattern, induction_targets(tokens)).tolist() == [[0.5]]
+
+
+def test_a_bigram_is_repeated_where_the_same_token_comes_next_again():
+    tokens = torch.tensor([[START, 5, 6, 5, 7, 5, 6]])
+    assert repeated_bigrams(tokens).nonzero()[:, 1].tolist() == [5]

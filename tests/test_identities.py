@@ -23,6 +23,7 @@ from helpers.circuits import (
     W_OV,
     W_QK,
     LowRank,
+    centred_unembedding,
     composition_score,
     composition_scores,
     copying_score,
@@ -237,7 +238,7 @@ def test_circuits_of_a_trained_model_are_known_by_small_matrices(head):
 @given(models(1))
 def test_the_copying_score_is_the_diagonal_over_the_sizes_of_the_eigenvalues(model):
     for head in model.heads:
-        values = torch.linalg.eigvals(model.W_O[head] @ model.W_U @ model.W_E @ model.W_V[head])
+        values = torch.linalg.eigvals(model.W_O[head] @ centred_unembedding(model) @ model.W_E @ model.W_V[head])
         assert same_but_for_zeros(values, values.conj()) and abs(copying_score(model, head)) <= 1 + 1e-9
         trace = ov_circuit(model, head).dense().trace()
         assert close(copying_score(model, head), (trace / values.abs().sum()).item(), 1e-8)

@@ -1,8 +1,6 @@
 """Skip-trigrams on models whose circuits are tables made by hand, and on texts made to go with them."""
 
-import itertools
 import json
-import math
 
 import numpy as np
 import pytest
@@ -10,20 +8,20 @@ import torch
 
 from helpers.circuits import ov_circuit, qk_circuit
 from helpers.skip_trigrams import (
+    HeadReading,
     SkipTrigramBug,
+    bugs_of_heads,
     clusters,
-    crossed_effect,
-    entry_quantiles,
+    contexts_after,
     followers,
     paper_rules,
-    patterns_found,
     read_head,
     read_strongest_sources,
     skip_trigram_bugs,
-    spelling_relatives,
+    source_effects,
     supported,
 )
-from helpers.text import Text
+from helpers.text import Text, TokenPositions
 from helpers.tokens import Tokenizer
 from tests.examples import Words, close, corpus_of, random_model, table_model
 
@@ -55,17 +53,6 @@ def test_the_strongest_source_has_the_largest_product_of_what_asks_for_it_and_wh
 # ---- does a head support a rule? --------------------------------------------------------------------------------
 
 
-def test_the_quantile_of_an_entry_is_the_share_of_larger_ones_in_its_column_or_row():
-    model = random_model(1)
-    among, rules = torch.tensor([1, 2, 4, 5, 8]), [(4, 2, 8), (1, 5, 5), (7, 4, 1)]
-    quantiles = entry_quantiles(model, torch.tensor(rules), among)
-    for (i, (source, destination, out)), h in itertools.product(enumerate(rules), range(2)):
-        column = qk_circuit(model, (0, h)).centred().dense()[:, source]
-        row = ov_circuit(model, (0, h)).centred().dense()[source]
-        expected = [(column[among] > column[destination]).sum().item() / 5, (row[among] > row[out]).sum().item() / 5]
-        assert quantiles[i, h].tolist() == pytest.approx(expected)
-
-
 def test_one_head_must_rank_both_entries_of_a_rule_among_its_top_five_per_cent():
     falling = torch.arange(40.0, 0, -1)  # token 0 first, then 1, …
     qk, ov = torch.zeros(40, 40), torch.zeros(40, 40)
@@ -76,32 +63,6 @@ def test_one_head_must_rank_both_entries_of_a_rule_among_its_top_five_per_cent()
 
 
 WORDS = Words("<START>", " two", "t", "wo", " of", "of", "x", ":", "Wo", "_wos", " t", "s")
-
-
-def test_relatives_differ_in_case_a_leading_space_or_underscore_and_a_final_s_only():
-    relatives = spelling_relatives(WORDS, torch.arange(12))
-    assert relatives == {1: [], 3: [8, 9], 8: [3, 9], 9: [3, 8], 4: [5], 5: [4]}
-
-
-def test_patterns_are_found_where_the_model_supports_a_rule_that_the_text_has():
-    qk, ov = torch.zeros(12, 12), torch.zeros(12, 12)
-    for source, destination, out in [(5, 7, 5), (4, 7, 5), (6, 7, 6), (1, 2, 3), (8, 2, 8)]:
-        qk[destination, source] = ov[source, out] = 100
-    qk += torch.arange(12.0)[:, None] * 1e-3  # no ties
-    model = table_model((qk, ov))
-    frequent = np.repeat(np.arange(11, 0, -1), 1000).tolist()  # every token is frequent, none follows from a source
-    has = [rule * 12 for rule in ([4, 0, 7, 5] + [0] * 8, [5, 0, 7, 5] + [0] * 8, [1, 0, 2, 3] + [0] * 8)]
-    text = Text(corpus_of(frequent + sum(has, []), WORDS))
-    readings = [read_head(model, (0, 0), source, text.frequent, n=1) for source in (4, 5, 6)]
-    assert [reading.destinations for reading in readings] == [[7], [7], [7]]
-    assert patterns_found(model, text, readings) == {
-        "[b] … [a] → [b]": [(5, 7, 5)],  # x … : → x is supported, too, but the text does not have it
-        "[b] … [a] → [b′]": [(4, 7, 5)],
-        "[ab] … [a] → [b]": [(1, 2, 3)],
-        "[ab] … [a] → [b′]": [],
-    }
-    without = table_model((qk, torch.zeros(12, 12) + torch.arange(12.0)))
-    assert not any(patterns_found(without, text, readings).values())
 
 
 def test_the_papers_rules_are_tokens_where_each_text_is_one(tmp_path, monkeypatch):
@@ -140,30 +101,57 @@ def test_clusters_are_sources_that_ask_for_the_same_destination():
 
 # ---- bugs -------------------------------------------------------------------------------------------------------
 
+SOURCE, FILLER, D1, OUT1, D2, OUT2 = 3, 1, 4, 5, 6, 7
+OFTEN = [SOURCE, FILLER, D1, OUT1, FILLER, FILLER] * 30 + [SOURCE, FILLER, D2, OUT2, FILLER, FILLER] * 25
+ELSEWHERE = [0] * 9 + ([D1, 2, 0, D2, 2, 0] + [0] * 9) * 60  # so that the two rules have a lift
+NUMBERS = Words(*map(str, range(20)))
 
-def test_a_skip_trigram_bug_is_found_unless_the_text_has_the_crossed_pair_too():
+
+def bugs(tokens: list[int]) -> list[SkipTrigramBug]:
+    held = HeadReading((0, 0), SOURCE, destinations=[D1, D2], qk=[8.0, 6.0], outs=[OUT2, OUT1], ov=[4.0, 2.0])
+    return skip_trigram_bugs(held, Text(corpus_of(tokens, NUMBERS)), max_gap=7)
+
+
+def test_two_rules_of_the_text_make_a_bug_unless_it_has_the_crossed_pair_too():
+    one, other = bugs(OFTEN + ELSEWHERE)
+    assert one == SkipTrigramBug(SOURCE, (D1, OUT1), (D2, OUT2), 30, 25, 0, effect=4.0)
+    assert other == SkipTrigramBug(SOURCE, (D2, OUT2), (D1, OUT1), 25, 30, 0, effect=2.0)
+    assert (one.crossed, other.crossed) == ((D1, OUT2), (D2, OUT1))
+    (left,) = bugs([SOURCE, D1, OUT2, 0, 0] + OFTEN + ELSEWHERE)  # one in 25 is more than a hundredth
+    assert left.crossed == (D2, OUT1)
+    assert bugs(OFTEN[:-96] + ELSEWHERE) == []  # nine are too few
+    assert bugs(OFTEN) == []  # no lift: the text has these pairs after the source alone
+
+
+def test_bugs_of_heads_are_those_of_the_entries_that_a_head_holds(monkeypatch):
+    monkeypatch.setattr("helpers.skip_trigrams.HELD", 0.1)  # two of the nineteen frequent tokens
     qk, ov = torch.zeros(20, 20), torch.zeros(20, 20)
-    source, filler, d1, out1, d2, out2 = 3, 1, 4, 5, 6, 7
-    qk[[d1, d2], source], ov[source, [out1, out2]] = torch.tensor([8.0, 6]), torch.tensor([2.0, 4])
-    model = table_model((qk, ov))
-    text = [source, filler, d1, out1, filler, filler] * 30 + [source, filler, d2, out2, filler, filler] * 25
-
-    def bugs(tokens: list[int]) -> list[SkipTrigramBug]:
-        found = skip_trigram_bugs(model, (0, 0), source, np.array(tokens, dtype=np.uint16))
-        return [bug for bug in found if (bug.first, bug.second) == ((d1, out1), (d2, out2))]
-
-    (bug,) = bugs(text)
-    assert (bug.source, bug.n_first, bug.n_second, bug.n_crossed) == (source, 30, 25, 0)
-    assert bug.effect == pytest.approx(4 - 6 / 20)  # of the entries 8 and 4, less the means of their rows
-    assert bugs(text + [source, d1, out2]) == []  # one in 25 is more than a hundredth
-    assert bugs(text[:-96]) == []  # nine are too few
+    qk[[D1, D2], SOURCE], ov[SOURCE, [OUT1, OUT2]] = torch.tensor([8.0, 6]), torch.tensor([2.0, 4])
+    model = table_model((qk, ov), (-qk, ov))
+    text = Text(corpus_of(OFTEN + np.repeat(np.arange(19, 0, -1), 1000).tolist(), NUMBERS))
+    readings = [read_head(model, head, SOURCE, text.frequent) for head in model.heads]
+    of_first, of_second = bugs_of_heads(model, readings, text)
+    assert [bug.crossed for bug in of_first] == [(D1, OUT2), (D2, OUT1)]
+    assert of_first[0].effect == pytest.approx(4 - 6 / 20)  # of the entries 8 and 4, less the means of their rows
+    assert of_second == []
+    assert bugs_of_heads(model, readings, text, read_as={SOURCE: 5}) == [[], []]
 
 
-def test_the_crossed_effect_is_counted_from_other_sources():
-    ov = torch.zeros(20, 20)
-    ov[3, 7], ov[5, 7] = 6, 3  # attended to with a third: logits of 2 and 1
-    model = table_model((torch.zeros(20, 20), ov))
-    bug = SkipTrigramBug(3, (4, 5), (6, 7), 30, 25, 0, 1.0)
-    source, one, others = (v - math.log(math.e + 18 + math.exp(v)) for v in (2, 1, 0))  # 1 for the destination itself
-    expected = source - (one + 15 * others) / 16
-    assert crossed_effect(model, bug, torch.arange(4, 20)) == pytest.approx(expected)
+def test_the_effect_of_a_source_is_what_goes_when_no_head_sees_it():
+    model = random_model(1)
+    tokens = torch.tensor([[0, 3, 5, 3, 7], [0, 5, 7, 3, 3]])
+    (pattern,) = model.cache(tokens).patterns
+    there = (tokens == 3) & torch.tensor([True, True, True, True, False])
+    seen = pattern * ~there[:, None, None]
+    without = model(tokens, patterns=[seen / seen.sum(-1, keepdim=True)])
+    expected = (model(tokens).log_softmax(-1) - without.log_softmax(-1))[:, -1]
+    assert close(source_effects(model, tokens, source=3), expected)
+    assert not source_effects(model, tokens, source=9).any()
+
+
+def test_contexts_after_a_source_end_with_the_destination():
+    text = np.array([3, 4, 1, 1, 3, 1, 4, 2, 1, 1, 1, 4, 3, 4, 1, 4, 1])
+    contexts = contexts_after(TokenPositions.of(text, 5), source=3, destination=4, n_ctx=5, n=9)
+    assert contexts.tolist() == [[0, 1, 3, 1, 4], [0, 1, 4, 3, 4], [0, 3, 4, 1, 4]]
+    assert len(contexts_after(TokenPositions.of(text, 5), source=3, destination=4, n_ctx=5, n=2)) == 2
+    assert contexts_after(TokenPositions.of(text, 5), source=2, destination=3, n_ctx=4, n=2).shape == (0, 4)

@@ -17,6 +17,7 @@ from helpers.stream import (
     dimensions_for,
     fold_biases,
     in_basis,
+    joint_spectrum,
     principal_cosines,
     principal_variances,
     random_biases,
@@ -173,3 +174,19 @@ def test_dimensions_for_nine_tenths_of_the_variance_are_the_fewest_that_hold_the
 def test_principal_variances_are_those_of_the_centred_rows(seed):
     rows = normal(20, 5, seed=seed) + 9
     assert same(principal_variances(rows), torch.linalg.svdvals(rows - rows.mean(0)).square() / 20)
+
+
+def test_a_joint_spectrum_says_whose_each_dimension_is():
+    """Both use the first axis, one alone the second and the other alone the third."""
+    one = torch.tensor([[3.0, 2, 0], [3, -2, 0], [-3, 2, 0], [-3, -2, 0]]).double()
+    variances, shares = joint_spectrum(7 * one, one[:, [0, 2, 1]] + 5)
+    assert same(variances, torch.tensor([9, 2, 2]).double() / 13)
+    assert same(shares.sort().values, torch.tensor([0, 0.5, 1]).double()) and same(shares[0], shares.new_tensor(0.5))
+
+
+@given(SEEDS)
+def test_a_joint_spectrum_is_no_matter_of_the_basis(seed):
+    one, other, basis = normal(20, 5, seed=seed), normal(30, 5, seed=seed + 1), random_rotation(5, seed)
+    variances, shares = joint_spectrum(one, other)
+    assert variances.sum() == pytest.approx(1) and (variances @ shares).item() == pytest.approx(0.5)
+    assert all(map(same, joint_spectrum(one @ basis, other @ basis), (variances, shares)))

@@ -11,7 +11,13 @@ from helpers import ReaderError
 from helpers.circuits import path_logits, paths
 from helpers.heads import loss_per_token
 from helpers.model import AttentionOnlyTransformer
-from helpers.terms import layer_importance, losses_without_composition, term_importance
+from helpers.terms import (
+    layer_importance,
+    losses_by_layers,
+    losses_by_order,
+    losses_without_composition,
+    term_importance,
+)
 from tests.examples import random_model, random_tokens
 
 
@@ -43,6 +49,40 @@ def test_the_loss_of_some_layers_is_that_of_their_single_heads(n_layers, batch):
     for layers, loss in losses.items():
         left = loss_of_paths(model, tokens, lambda p: not p or (len(p) == 1 and p[0][0] in layers))  # noqa: B023
         assert loss == pytest.approx(left, rel=1e-9)
+
+
+def test_orders_may_be_let_in_in_another_order():
+    model = random_model(2)
+    tokens = random_tokens(model, 3)
+    wanted = [(0,), (0, 2), (0, 1, 2)]
+    orders = [loss_of_paths(model, tokens, lambda path: len(path) in some) for some in wanted]  # noqa: B023
+    losses = losses_by_order(model, tokens, let_in=(0, 2, 1))
+    assert [of_run.mean().item() for of_run in losses] == pytest.approx(orders, rel=1e-9)
+
+
+def test_every_so_many_th_token_is_measured():
+    model = random_model(2)
+    tokens = random_tokens(model, 3)
+    for all_of_them, some in zip(losses_by_order(model, tokens), losses_by_order(model, tokens, every=3), strict=True):
+        assert torch.allclose(all_of_them[:, ::3], some)
+    of_layers, some = losses_by_layers(model, tokens), losses_by_layers(model, tokens, every=3)
+    assert all(torch.allclose(losses[:, ::3], some[choice]) for choice, losses in of_layers.items())
+    means = {choice: losses.mean().item() for choice, losses in some.items()}
+    assert layer_importance(model, tokens, every=3) == means
+    assert term_importance(model, tokens, every=3) == [
+        losses.mean().item() for losses in losses_by_order(model, tokens, every=3)
+    ]
+
+
+def test_heads_may_look_where_they_look_in_other_texts():
+    model = random_model(2)
+    tokens = random_tokens(model, 2)
+    others = tokens.flip(0)
+    patterns = model.cache(others).patterns
+    logits = sum(path_logits(model, tokens, patterns, path) for path in paths(model) if len(path) < 2)
+    losses = losses_by_layers(model, tokens, looking_as_on=others)
+    assert losses[0, 1].mean().item() == pytest.approx(loss_of(logits, tokens), rel=1e-9)
+    assert torch.allclose(losses[()], losses_by_layers(model, tokens)[()])
 
 
 def test_nothing_cut_is_the_model_and_all_cut_reads_embeddings_only():

@@ -6,15 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.text import (
-    SkipTrigramCount,
-    Text,
-    TokenPositions,
-    bigrams_after,
-    frequent_tokens,
-    split_words,
-    token_pairs,
-)
+from helpers.text import SkipTrigramCount, Text, TokenPositions, frequent_tokens, split_words, token_pairs
 from tests.examples import Words, corpus_of
 
 IDS = st.integers(0, 3)
@@ -34,18 +26,29 @@ def test_skip_trigrams_are_found_and_counted(text, source, destination, out, max
     assert positions.after(source, destination, max_gap).tolist() == after
     outs = [text[t + 1] for t in after]
     assert positions.outs(source, destination, max_gap).tolist() == [outs.count(token) for token in range(5)]
-    n_out = list(zip(text, text[1:], strict=False)).count((destination, out))
+    bigrams = list(zip(text, text[1:], strict=False))
+    assert positions.following(destination).tolist() == [bigrams.count((destination, token)) for token in range(5)]
+    n_out = bigrams.count((destination, out))
     expected = SkipTrigramCount(text[:-1].count(destination), n_out, len(after), outs.count(out))
     assert positions.count(source, destination, out, max_gap) == expected
 
 
-@given(TEXTS, IDS, st.integers(1, 9))
-def test_bigrams_after_a_source_are_counted(text, source, max_gap):
-    slowly: dict[tuple[int, int], int] = {}
-    for t in range(len(text) - 1):
-        if source in text[max(0, t - max_gap) : t]:
-            slowly[text[t], text[t + 1]] = slowly.get((text[t], text[t + 1]), 0) + 1
-    assert bigrams_after(np.array(text, dtype=np.uint16), source, max_gap) == slowly
+@given(TEXTS, IDS, IDS, st.integers(1, 9))
+def test_all_sources_of_a_bigram_are_counted_at_once(text, destination, out, max_gap):
+    positions = TokenPositions.of(np.array(text, dtype=np.uint16), 5)
+    times, lift = positions.sources(destination, out, max_gap)
+    for source in range(5):
+        count = positions.count(source, destination, out, max_gap)
+        assert times[source] == pytest.approx(count.n_out_after_source)
+        assert lift[source] == pytest.approx(count.lift if count.n_out_after_source else 0)
+
+
+def test_of_very_many_places_some_are_looked_at():
+    text = [1, 0] * 3000 + [0, 0] * 2000
+    positions = TokenPositions.of(np.array(text, dtype=np.uint16), 2)
+    assert positions.shares_near(np.arange(1, 10_000), max_gap=2) == pytest.approx([1, 0.6], abs=2e-3)
+    assert positions.shares_near(np.array([1, 2, 0, 9_999]), max_gap=1).tolist() == [0.5, 0.25]
+    assert positions.shares_near(np.array([], dtype=np.int64), max_gap=1).tolist() == [0, 0]
 
 
 def test_the_lift_is_how_many_times_likelier_the_out_is_after_the_source():
