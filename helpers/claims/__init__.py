@@ -4,7 +4,7 @@
     python -m helpers.claims 03     # that of a chapter
 
 A module for each chapter says and measures its claims; what the paper prints of each, and what our number is, stands
-in ``data/claims.toml``. What would count as reproduced was decided before looking, and is not adjusted to results: a
+in ``data/claims``. What would count as reproduced was decided before looking, and is not adjusted to results: a
 claim that our models do not show stays, with what we think is the reason.
 """
 
@@ -12,12 +12,15 @@ from helpers.claims import (  # noqa: F401
     chapter_01,
     chapter_02,
     chapter_03,
+    chapter_03_rules,
     chapter_04,
     chapter_05,
     chapter_06,
     chapter_07,
     chapter_08,
+    chapter_08_training,
 )
-from helpers.claims.ledger import CLAIMS, Claim, Finding, Ledger, check
+from helpers.claims.ledger import CLAIMS, Claim, Evidence, Finding
+from helpers.claims.report import Ledger, check
 
-__all__ = ["CLAIMS", "Claim", "Finding", "Ledger", "check"]
+__all__ = ["CLAIMS", "Claim", "Evidence", "Finding", "Ledger", "check"]

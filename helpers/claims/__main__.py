@@ -1,18 +1,24 @@
 """The command line of the ledger.
 
-python -m helpers.claims             # every claim, measured
-python -m helpers.claims 03 int-HP   # those of a chapter, or single ones
-python -m helpers.claims --readme    # every claim; the README's table is written anew
+python -m helpers.claims                # every claim, measured
+python -m helpers.claims 03 int-HP      # those of a chapter, or single ones
+python -m helpers.claims --write        # every claim; writes chapters/ledger.md and the README's rows anew
+python -m helpers.claims --fresh RUNS   # on the fresh seeds whose trainings are in RUNS; kept in data/claims
 """
 
+import re
 import sys
 from pathlib import Path
 
 from helpers import ReaderError
 from helpers.claims import check
+from helpers.claims.fresh import load_fresh, save_fresh
+from helpers.claims.measure import find, measured_on
+from helpers.claims.models import Models
+from helpers.claims.report import Ledger, page
 from helpers.files import DATA, write_atomically
 
-BEGIN, END = "<!-- ledger: python -m helpers.claims --readme -->", "<!-- end of the ledger -->"
+BEGIN, END = "<!-- ledger: python -m helpers.claims --write -->", "<!-- end of the ledger -->"
 
 
 def table_in(readme: str) -> str:
@@ -33,14 +39,41 @@ def write_table(file: Path, table: str) -> None:
     write_atomically(file, lambda f: f.write(readme.replace(old, table).encode()))
 
 
+def write_pages(book: Path, ledger: Ledger) -> None:
+    """The page of the whole ledger, and a row for each chapter in the README."""
+    write_table(book / "README.md", repr(ledger.summary))
+    write_atomically(book / "chapters" / "ledger.md", lambda f: f.write(page(ledger).encode()))
+
+
+def measure_fresh(runs: Path) -> None:
+    """Measure every finding on the fresh seeds that have both models in ``runs``, and keep what is found.
+
+    Raises:
+        ReaderError: there are none.
+    """
+    seeds = sorted(int(re.search(r"\d+$", folder.name)[0]) for folder in runs.glob("two_layer_seed*"))
+    seeds = [seed for seed in seeds if (runs / f"one_layer_seed{seed}" / "model.safetensors").exists()]
+    if not seeds:
+        raise ReaderError(f"There are no trainings in {runs}: helpers/claims/fresh.py says how to make them.")
+    claims = [claim for claim in find(()) if claim.kind == "finding" and not claim.of_runs]
+    fresh = load_fresh()
+    for seed, column in zip(seeds, measured_on(claims, (Models(seed, runs) for seed in seeds)), strict=True):
+        for slug, evidence in column.items():
+            fresh[slug] = fresh.get(slug, {}) | {seed: evidence}
+    save_fresh(fresh)
+
+
 def main(arguments: list[str]) -> None:
     """The command line. Raises ReaderError for an unknown claim, or a README without its marks."""
-    if arguments == ["--readme"]:
-        write_table(DATA.parent / "README.md", repr(check().summary))
-    elif {"-h", "--help"} & set(arguments):
-        print(__doc__)
-    else:
-        print(check(*arguments))
+    match arguments:
+        case ["-h" | "--help", *_]:
+            print(__doc__)
+        case ["--write"]:
+            write_pages(DATA.parent, check())
+        case ["--fresh", runs]:
+            measure_fresh(Path(runs))
+        case _:
+            print(check(*arguments))
 
 
 if __name__ == "__main__":

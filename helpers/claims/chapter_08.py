@@ -1,152 +1,117 @@
 """Claims of chapter 08_phase_change.
 
 Most are of the follow-up paper, "In-context Learning and Induction Heads" (Olsson et al., 2022), measured on the
-histories of the book's models and of the laptop recipe.
+book's models; those about trainings are in ``chapter_08_training``.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.circuits import matching_trace
-from helpers.claims.ledger import at_least, at_most, claim
+from helpers.circuits import LowRank, matching_circuit
+from helpers.claims.ledger import Evidence, at_least, at_most, claim
 from helpers.claims.models import Models
-from helpers.heads import prefix_matching_scores
-from helpers.history import best_head, column, final, half_way, largest_share, passes, position_slope, resteepening
-from helpers.statistics import pearson
+from helpers.in_context import paired_icl_scores, raised_by_context, shuffled_texts
+from helpers.model import AttentionOnlyTransformer
+from helpers.statistics import Estimate, mean_of, pearson, ratio_of, resampled
+from helpers.stream import with_weights
+from helpers.terms import logits_without_composition
 
-TURN = 0.1  # prefix matching of the best head above which a model has begun to turn
-ROUNDING = 1e-4  # nats; differences below it may come out otherwise on another processor
+# ---- two algorithms -----------------------------------------------------------------------------------------------
 
-Curve = tuple[Float[Tensor, " row"], Float[Tensor, " row"]]  # tokens seen, and a quantity
-
-
-def _curve(rows: list[dict], name: str) -> Curve:
-    """A quantity of a history over the tokens seen; the best head's where every head has one."""
-    values = column(rows, name)
-    return column(rows, "n_tokens"), values if values.ndim == 1 else best_head(rows, name)
+Raised = tuple[Float[Tensor, " text"], Float[Tensor, " text"]]  # any token of the context; the successor above that
 
 
-def _apart(one: float, other: float) -> float:
-    """By which factor two numbers of tokens differ, at least 1."""
-    return max(one, other) / min(one, other)
+@claim("S-diff", at_least(0.5), needs="trained", control="two layers without K-composition")
+def _two_algorithms(models: Models) -> Evidence:
+    """One and two layers learn in context by different algorithms: one layer makes any token of the context likelier,
+    two layers the one that followed the present token before.
+    """
+    one = _raised(models, models.one_layer)
+    two, control = (_raised(models, models.two_layer, without=kinds) for kinds in ("", "K"))
+    return Evidence(resampled(_each_its_own, *one, *two), resampled(_each_its_own, *one, *control))
 
 
-@claim("S-diff", at_least(0.3, weaker=0.1))
-def _induction_heads_need_two_layers(models: Models) -> float:
-    """One and two layers learn in context by different algorithms: only two layers have induction heads."""
-    return (models.prefix_matching.max() - prefix_matching_scores(models.one_layer, length=50).max()).item()
+def _raised(models: Models, model: AttentionOnlyTransformer, without: str = "") -> Raised:
+    """What a model makes of contexts whose tokens stand in random order."""
+    texts = shuffled_texts(models.contexts)[:, :128]
+    chunks = zip(texts.split(2), texts.roll(1, 0).split(2), strict=True)
+    sums = [raised_by_context(logits_without_composition(model, text, without), text, other) for text, other in chunks]
+    any_token, successor = (torch.cat(of_chunks) for of_chunks in zip(*sums, strict=True))
+    return any_token, successor
 
 
-@claim("icl-window", at_least(0.75, weaker=0.5), needs="trained")
-def _forms_in_a_window(models: Models) -> float:
-    """In two-layer models most of the in-context learning forms within a short window of the training."""
-    return largest_share(*_curve(models.rows("two_layer"), "in_context_learning_score"), 0.25)
+def _each_its_own(
+    any_of_one: Float[Tensor, " text"],
+    successor_of_one: Float[Tensor, " text"],
+    any_of_two: Float[Tensor, " text"],
+    successor_of_two: Float[Tensor, " text"],
+) -> float:
+    """The smaller of copying's share in what one layer does for a successor, and induction's in what two layers do."""
+    copying = any_of_one.sum() / (any_of_one + successor_of_one).sum()
+    induction = successor_of_two.sum() / (any_of_two + successor_of_two).sum()
+    return min(copying, induction).item()
 
 
-@claim("icl-score-before", at_least(-0.15, weaker=-0.25), needs="trained")
-def _little_before(models: Models) -> float:
-    """Before the turn a model of two layers hardly learns in context."""
-    rows = models.rows("two_layer")
-    return column(rows, "in_context_learning_score")[best_head(rows, "prefix_matching") < TURN][-1].item()
+# ---- in-context learning, in pairs --------------------------------------------------------------------------------
 
 
-@claim("icl-score-after", at_most(-0.4, weaker=-0.25))
-def _much_after(models: Models) -> float:
-    """At the end of the training the score is near −0.4 nats."""
-    return models.icl_scores["none"]
-
-
-@claim("icl-one-layer-never", at_most(0.5, weaker=0.75), needs="trained")
-def _one_layer_never(models: Models) -> float:
+@claim("icl-one-layer-never", at_most(0.5), needs="matching_heads", control="two layers, their other heads gone")
+def _one_layer_never(models: Models) -> Evidence:
     """A model of one layer gains much less from a longer context than one of two."""
-    return models.icl_scores["one layer"] / models.icl_scores["none"]
+    return Evidence(_of_intact(models, "one layer"), _of_intact(models, "no other heads of layer 1"))
 
 
-@claim("icl-co-occurrence", at_most(2.0, weaker=4.0), needs="trained")
-def _together(models: Models) -> float:
-    """Induction heads and in-context learning come at the same time."""
-    rows = models.rows("two_layer")
-    return _apart(*(half_way(*_curve(rows, name)) for name in ("prefix_matching", "in_context_learning_score")))
-
-
-@claim("icl-random-repeats", at_most(2.0, weaker=4.0), needs="trained")
-def _repeats_are_learnt_with_them(models: Models) -> float:
-    """The ability to continue repeated random tokens comes with the induction heads."""
-    rows = models.rows("two_layer")
-    tokens, heads = _curve(rows, "prefix_matching")
-    fall = column(rows, "random_first_copy") - column(rows, "random_second_copy")
-    return _apart(half_way(tokens, heads), half_way(tokens, fall))
-
-
-@claim("icl-bump", at_least(0.05, weaker=0.0), needs="trained")
-def _bump(models: Models) -> float:
-    """The turn shows as a bump in the loss curve of two layers, which for a while falls faster than before."""
-    two, one = (resteepening(*_curve(models.rows(name), "validation_loss")) for name in ("two_layer", "one_layer"))
-    return two - one
-
-
-@claim("icl-one-by-one", at_least(1.5, weaker=1.2), needs="induction_heads")
-def _one_by_one(models: Models) -> float:
-    """The induction heads of a model do not turn all at once but one after the other."""
-    rows = models.rows("two_layer")
-    tokens, scores = column(rows, "n_tokens"), column(rows, "prefix_matching")
-    points = [half_way(tokens, scores[:, layer, head]) for layer, head in models.induction_heads]
-    return max(points) / min(points)
-
-
-@claim("icl-previous-first", at_most(1.0, weaker=1.3), needs="trained")
-def _previous_token_head_first(models: Models) -> float:
-    """The previous-token head, whose work the induction heads use, forms before them or with them."""
-    rows = models.rows("two_layer")
-    heads = {"previous_token": models.previous_token_head, "prefix_matching": models.induction_head}
-    early, late = (half_way(column(rows, "n_tokens"), column(rows, name)[:, *head]) for name, head in heads.items())
-    return early / late
-
-
-@claim("icl-loss-by-position", at_most(-0.1, weaker=-0.05), needs="trained")
-def _late_tokens_get_easier(models: Models) -> float:
-    """Beyond some 50 tokens of context the loss falls more steeply after the turn than before it."""
-    rows = models.rows("two_layer")
-    losses = column(rows, "loss_by_position")
-    before = losses[best_head(rows, "prefix_matching") < TURN]
-    return position_slope(losses[-3:].mean(0), 50) - position_slope(before[-3:].mean(0), 50)
-
-
-@claim("icl-smeared", at_least(0.3, weaker=0.1), needs="trained")
-def _smeared_keys_let_one_layer_turn(models: Models) -> float:
-    """If each key may contain the key of the token before, a single layer forms induction heads."""
-    runs = [models.rows(name) for name in ("laptop_smeared", "laptop_one_layer")]
-    smeared, ordinary = (final(best_head(rows, "prefix_matching")) for rows in runs)
-    return smeared - ordinary
-
-
-@claim("icl-smeared-earlier", at_most(0.67, weaker=1.0), needs="trained")
-def _smeared_keys_let_two_layers_turn_earlier(models: Models) -> float:
-    """Two layers make the turn earlier with smeared keys than without."""
-    runs = [models.rows(name) for name in ("laptop_two_layer_smeared", "laptop")]
-    smeared, ordinary = (_curve(rows, "prefix_matching") for rows in runs)
-    half = final(ordinary[1]) / 2
-    return passes(*smeared, half) / passes(*ordinary, half)
-
-
-@claim("icl-ablation", at_least(0.75, weaker=0.5), needs="induction_heads")
-def _it_is_the_induction_heads(models: Models) -> float:
+@claim("icl-ablation", at_least(0.85), needs="matching_heads", control="without all other heads of layer 1")
+def _it_is_the_induction_heads(models: Models) -> Evidence:
     """Almost all in-context learning of a small attention-only model comes from its induction heads."""
-    return 1 - models.icl_scores["induction heads"] / models.icl_scores["none"]
+    return Evidence(_lost(models, "no matching heads"), _lost(models, "no other heads of layer 1"))
 
 
-@claim("icl-others-raise", at_least(0.5), needs="induction_heads")
-def _the_others_stand_in_the_way(models: Models) -> float:
-    """Most of the other heads weaken in-context learning."""
-    others = [head for head in models.two_layer.heads if head not in models.induction_heads]
-    line = models.icl_scores["none"] - ROUNDING
-    return sum(models.icl_scores_without[head] < line for head in others) / len(others)
+@claim("icl-others-raise", at_least(0.15), needs="matching_heads", control="logits halved")
+def _the_others_stand_in_the_way(models: Models) -> Evidence:
+    """The other heads of the second layer together weaken in-context learning."""
+    intact, pairs = models.icl_scores["two layers"], tuple(contexts[:250] for contexts in models.pairs)
+    poorer = with_weights(models.two_layer, W_U=models.two_layer.W_U / 2)
+    halved = paired_icl_scores(poorer, pairs, {"halved": ()}, width=8)["halved"]
+    growth = models.icl_scores["no other heads of layer 1"] - intact
+    return Evidence(ratio_of(growth, intact), ratio_of(halved - intact[:250], intact[:250]))
 
 
-@claim("icl-qk-trace", at_least(0.8, weaker=0.5))
-def _trace_from_weights(models: Models) -> float:
-    """Which heads match prefixes can be told from weights and from what layer 0 looks at: by a trace of QK circuits."""
+def _of_intact(models: Models, name: str) -> Estimate:
+    """A score as a share of that of the intact two layers."""
+    return ratio_of(models.icl_scores[name], models.icl_scores["two layers"])
+
+
+def _lost(models: Models, name: str) -> Estimate:
+    """The share of that score which is gone."""
+    intact = models.icl_scores["two layers"]
+    return ratio_of(intact - models.icl_scores[name], intact)
+
+
+# ---- from weights -------------------------------------------------------------------------------------------------
+
+
+@claim("icl-qk-trace", at_least(0.5), needs="trained", control="tokens paired at random", digits=3)
+def _trace_from_weights(models: Models) -> Evidence:
+    """Which heads match prefixes, and how well, can be told from weights: by a trace of QK circuits."""
     model, scores = models.two_layer, models.prefix_matching[1]
-    traces = [matching_trace(model, head, models.previous_token[0]) for head in model.layer_heads(1)]
-    return pearson(torch.tensor(traces), scores)
+    circuits = [matching_circuit(model, head, models.previous_token[0]) for head in model.layer_heads(1)]
+
+    def explained(parts: Float[Tensor, "token head"]) -> float:
+        return max(0.0, pearson(parts.sum(0), scores)) ** 2
+
+    n = model.config.d_vocab
+    at_random = [torch.randperm(n, generator=torch.Generator().manual_seed(i)) for i in range(50)]
+    control = torch.tensor([explained(_parts_of_traces(circuits, other)) for other in at_random])
+    return Evidence(resampled(explained, _parts_of_traces(circuits, torch.arange(n)), n=200), mean_of(control))
+
+
+def _parts_of_traces(circuits: list[LowRank], paired: Int[Tensor, " token"]) -> Float[Tensor, "token head"]:
+    """What each token, with the one that it is ``paired`` with, adds to the trace of each circuit.
+
+    Less what all embeddings have in common, which matches any two tokens.
+    """
+    left = [circuit.left - circuit.left.mean(0) for circuit in circuits]
+    right = [(circuit.right - circuit.right.mean(1, keepdim=True)).T[paired] for circuit in circuits]
+    return torch.stack([(one * other).sum(1) for one, other in zip(left, right, strict=True)], dim=1).double()

@@ -1,22 +1,22 @@
-"""What a claim is, how it is judged, and the ledger that shows it."""
+"""What a claim is and how it is judged: by its criterion, with an interval, against a control."""
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-from tqdm.auto import tqdm
+import torch
 
 from helpers import ReaderError
 from helpers.claims.models import Models
 from helpers.files import DATA, how_to_restore
-from helpers.training import SEEDS
-from helpers.views import Table
+from helpers.statistics import Estimate, mean_of
 
-REPRODUCED, WEAKER, NOT_SEEN, UNSTABLE = "reproduced", "weaker", "not seen", "unstable across seeds"
+REPRODUCED, WEAKER, NOT_SEEN, UNDECIDED = "reproduced", "weaker", "not seen", "undecided"
+UNTRAINED = "an untrained model"
 
-Measure = Callable[[Models], float]
+
+# ---- criteria -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,16 @@ class Bar:
     def met(self, value: float) -> bool:
         return self._beyond(value, self.bar)
 
-    def nearly_met(self, value: float) -> bool:
-        return self._beyond(value, self.bar if self.weaker is None else self.weaker)
+    def grade(self, estimate: Estimate) -> str:
+        """The verdict on one model: *undecided* if the interval reaches across a line, or is no interval."""
+        for line, verdict in ((self.bar, REPRODUCED), (self.weaker, WEAKER)):
+            if line is not None:
+                ends = {self._beyond(end, line) for end in (estimate.low, estimate.high, estimate.value)}
+                if ends == {True}:
+                    return verdict
+                if len(ends) == 2:
+                    return UNDECIDED
+        return NOT_SEEN
 
     def _beyond(self, value: float, line: float) -> bool:
         return value >= line if self.at_least else value <= line  # false for a value that is no number
@@ -58,58 +66,94 @@ def at_most(bar: float, weaker: float | None = None) -> Bar:
 EXACT = Bar(1e-9, at_least=False, exact=True)  # relative error, in float64
 
 
+# ---- claims -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of a claim on the models of one seed, and of its control."""
+
+    value: Estimate
+    control: Estimate | None = None
+
+
+Measure = Callable[[Models], Evidence | Estimate | float]
+
+
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper: what it says, where, what would count as seeing it here, and how to measure that."""
+    """One claim of the paper: what it says, where, what would count as seeing it here, and how to measure that.
+
+    Its kind is *identity* (exact, for any weights), *geometry* (true of any model of these sizes) or *finding*.
+    """
 
     slug: str
+    sentence: str  # in our words
     chapter: str  # the chapter of this book that makes it, "03"
     section: str  # the paper's heading
-    sentence: str  # in our words
     paper: str  # what the paper prints or says of it
     value: str  # what is measured, with its unit
     bar: Bar
     measure: Measure
+    control: str = UNTRAINED  # what must not meet the bar; the measure returns it unless it is the untrained model
     needs: str = ""  # what ``Models`` must have for the claim to make sense: "trained", "induction_heads", …
-    also_untrained: bool = False  # true of untrained models too: an identity, geometry, the absence of something
+    geometry: bool = False
+    of_runs: bool = False  # about trainings: the verdict is that of their mean, and a unit is a training
     digits: int = 2
     why_not: str = ""  # what we think is the reason, for a claim that our models do not show, or not all
 
-    def measured(self, models: Models) -> float | None:
-        """The value for the models of a seed; None if they lack what the claim is about."""
-        return None if self.needs and not getattr(models, self.needs) else self.measure(models)
+    @property
+    def kind(self) -> str:
+        return "identity" if self.bar.exact else "geometry" if self.geometry else "finding"
 
-    def show(self, value: float | None) -> str:
-        if value is None:
+    def measured(self, models: Models) -> Evidence | None:
+        """What is found on the models of a seed; None if they lack what the claim is about."""
+        if self.needs and not getattr(models, self.needs):
+            return None
+        found = self.measure(models)
+        if isinstance(found, float):
+            found = Estimate(found, found, found)
+        return Evidence(found) if isinstance(found, Estimate) else found
+
+    def show(self, estimate: Estimate | None) -> str:
+        """The value with its interval; of an identity, whether it holds."""
+        if estimate is None:
             return "–"
         if self.bar.exact:
-            return "exact" if self.bar.met(value) else f"off by {value:.0e}"
-        return f"{value:.{self.digits}f}".replace("-", "−")
+            return "exact" if self.bar.met(estimate.value) else f"off by {estimate.value:.0e}"
+        value, low, high = (f"{x:.{self.digits}f}" for x in (estimate.value, estimate.low, estimate.high))
+        return (value if low == high else f"{value} [{low}, {high}]").replace("-", "−")
 
 
-# ---- entering claims --------------------------------------------------------------------------------------------
+# ---- entering claims ----------------------------------------------------------------------------------------------
 
 
-def load_words(file: Path) -> dict[str, dict[str, str]]:
-    """The "section" and "paper" of every claim, the "value" in words, and "why_not" where that needs saying.
+def load_words(folder: Path) -> dict[str, dict[str, str]]:
+    """The words of every claim: "section", "paper", "value", and "why_not" where that is needed; and its "chapter".
+
+    The names of the files begin with the number of the chapter. What the models of this book cannot be asked has a
+    "sentence" and "not_asked", the reason, in place of a value.
 
     Raises:
-        ReaderError: the file is missing or damaged.
+        ReaderError: a file is missing or damaged.
     """
     try:
-        return tomllib.loads(file.read_text("utf8"))
+        files = {file.stem: tomllib.loads(file.read_text("utf8")) for file in sorted(folder.glob("*.toml"))}
     except (OSError, ValueError) as error:
-        raise ReaderError(f"The words of the claims are missing or damaged: {how_to_restore(file)}.") from error
+        raise ReaderError(f"The words of the claims are damaged: {how_to_restore(folder)}.") from error
+    if not files:
+        raise ReaderError(f"The words of the claims are missing: {how_to_restore(folder)}.")
+    return {slug: words | {"chapter": name[:2]} for name, claims in files.items() for slug, words in claims.items()}
 
 
-WORDS = load_words(DATA / "claims.toml")
+WORDS = load_words(DATA / "claims")
 CLAIMS: dict[str, Claim] = {}
 
 
-def claim(slug: str, bar: Bar, also_untrained: bool = False, **about) -> Callable[[Measure], Measure]:
+def claim(slug: str, bar: Bar, **about) -> Callable[[Measure], Measure]:
     """Enter the decorated function, which measures a claim, into the ledger; ``about`` are other fields of ``Claim``.
 
-    The first paragraph of its docstring is the claim in our words, its module's name ends in the number of the chapter.
+    The first paragraph of its docstring is the claim in our words.
     """
 
     def enter(measure: Measure) -> Measure:
@@ -117,110 +161,49 @@ def claim(slug: str, bar: Bar, also_untrained: bool = False, **about) -> Callabl
         if slug in CLAIMS:
             raise ValueError(f"Two claims are called {slug!r}.")
         CLAIMS[slug] = Claim(
-            slug,
-            chapter=measure.__module__[-2:],
-            sentence=" ".join(measure.__doc__.split("\n\n")[0].split()),
-            **WORDS[slug],
-            bar=bar,
-            measure=measure,
-            also_untrained=bar.exact or also_untrained,
-            **about,
+            slug, " ".join(measure.__doc__.split("\n\n")[0].split()), **WORDS[slug], bar=bar, measure=measure, **about
         )
         return measure
 
     return enter
 
 
-# ---- findings ---------------------------------------------------------------------------------------------------
+# ---- findings -----------------------------------------------------------------------------------------------------
+
+Measured = Mapping[int, Evidence | None]  # by seed
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, measured: on each seed, and on the untrained control (None where a value makes no sense)."""
+    """A claim, measured: on the seeds with which its criterion was found, and on fresh ones that nobody had seen."""
 
     claim: Claim
-    values: Sequence[float | None]
-    control: float | None
+    discovery: Measured
+    confirmation: Measured
 
     @property
     def verdict(self) -> str:
-        """Reproduced if every seed meets the bar, weaker if every seed at least nearly does, unstable if only some do.
-
-        Not seen otherwise, and also where the control meets the bar of what only training should bring about.
-        """
-        bar = self.claim.bar
-        met, nearly = [bar.met(v) for v in self.values], [bar.nearly_met(v) for v in self.values]
-        if self.control is not None and not self.claim.also_untrained and bar.met(self.control):
-            return NOT_SEEN  # nothing that training has to do with
-        if all(met):
-            return REPRODUCED
-        if any(met) or (any(nearly) and not all(nearly)):
-            return UNSTABLE
-        return WEAKER if all(nearly) else NOT_SEEN
+        return verdict(self.claim, list(self.discovery.values()))
 
     @property
-    def shown(self) -> list[str]:
-        """The values of the seeds, and then that of the control."""
-        return [self.claim.show(value) for value in (*self.values, self.control)]
+    def confirmed(self) -> str:
+        """The verdict on the fresh seeds alone; empty where there are none."""
+        return verdict(self.claim, list(self.confirmation.values())) if self.confirmation else ""
 
 
-@dataclass(frozen=True)
-class Ledger:
-    """Findings, as a table: the claim, the paper's words and figure, ours on each seed, the control and the verdict."""
+def verdict(claim: Claim, evidence: Sequence[Evidence | None]) -> str:
+    """What several seeds say together: what each of them says, or the weaker of two neighbouring verdicts.
 
-    findings: Sequence[Finding]
-
-    @cached_property
-    def table(self) -> Table:
-        seeds = [f"seed {seed}" for seed in SEEDS]
-        header = ["claim", "the paper", "measured", "criterion", *seeds, "untrained", "verdict"]
-        return Table(dict.fromkeys(header, ""), [_row(finding) for finding in self.findings])
-
-    @cached_property
-    def summary(self) -> Table:
-        """The same in fewer columns, for the README."""
-        header = ["chapter", "claim", "the paper", "here, seeds 0, 1, 2", "untrained", "verdict"]
-        verdicts = [finding.verdict for finding in self.findings]
-        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in (REPRODUCED, WEAKER, UNSTABLE, NOT_SEEN))
-        rows = [_short_row(finding) for finding in self.findings]
-        return Table(dict.fromkeys(header, ""), rows, f"{len(verdicts)} claims: {counts}.")
-
-    def __repr__(self) -> str:
-        notes = [f"*{f.claim.slug}*: {f.claim.why_not}" for f in self.findings if f.verdict != REPRODUCED]
-        return "\n\n".join([repr(self.table), *notes])
-
-    def _repr_markdown_(self) -> str:
-        return repr(self)
-
-
-def _row(finding: Finding) -> list[str]:
-    claim = finding.claim
-    sentence, paper = f"**{claim.slug}** {claim.sentence}", f"*{claim.section}:* {claim.paper}"
-    return [sentence, paper, claim.value, str(claim.bar), *finding.shown, f"**{finding.verdict}**"]
-
-
-def _short_row(finding: Finding) -> list[str]:
-    claim, (*ours, control) = finding.claim, finding.shown
-    measured = ours[0] if len(set(ours)) == 1 else ", ".join(ours)
-    what = "" if claim.bar.exact else f" ({claim.value})"
-    return [claim.chapter, claim.sentence, claim.paper, measured + what, control, finding.verdict]
-
-
-# ---- measuring --------------------------------------------------------------------------------------------------
-
-
-def check(*slugs: str) -> Ledger:
-    """Measure the named claims, or all of one chapter (``check("03")``), or all of the book (``check()``).
-
-    Raises:
-        ReaderError: there is no such claim.
+    *Undecided* if an interval reaches across a line on any seed, or if the seeds contradict each other. A control that
+    meets the bar on any seed leaves nothing to be reproduced: *not seen*.
     """
-    wanted = [claim for claim in CLAIMS.values() if not slugs or claim.slug in slugs or claim.chapter in slugs]
-    known = set(CLAIMS) | {claim.chapter for claim in CLAIMS.values()}
-    if unknown := [slug for slug in slugs if slug not in known]:
-        raise ReaderError(f"There is no claim {unknown[0]!r} in the ledger: 'python -m helpers.claims' lists them all.")
-    columns = [  # seed after seed, so that the models of one are let go of before those of the next are loaded
-        [claim.measured(models) for claim in tqdm(wanted, desc="claims", leave=False)]
-        for models in map(Models, (*SEEDS, None))
-    ]
-    return Ledger([Finding(claim, values, control) for claim, *values, control in zip(wanted, *columns, strict=True)])
+    found = [one for one in evidence if one is not None]
+    if claim.kind == "finding" and any(one.control and claim.bar.met(one.control.value) for one in found):
+        return NOT_SEEN
+    estimates = [one.value for one in found]
+    if claim.of_runs and estimates:
+        estimates = [mean_of(torch.tensor([estimate.value for estimate in estimates], dtype=torch.double))]
+    grades = {claim.bar.grade(estimate) for estimate in estimates}
+    if len(grades) == 1:
+        return grades.pop()
+    return WEAKER if grades == {REPRODUCED, WEAKER} else UNDECIDED if grades else NOT_SEEN

@@ -1,33 +1,46 @@
 """What claims are measured on: the models of one seed, and a text."""
 
-from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from helpers.circuits import composition_excess
 from helpers.copying import copying_scores
+from helpers.edges import Effects, cut_edges, of_all_kinds, rotated_writers
 from helpers.files import book_folder
-from helpers.heads import prefix_matching_scores, previous_token_scores
+from helpers.heads import induction_targets, prefix_matching_scores, previous_token_scores, random_repeats
 from helpers.history import after_warmup, load_history
-from helpers.in_context import Pairs, paired_icl_scores, pairs_of_contexts
-from helpers.model import AttentionOnlyTransformer, Head, load_book_model
-from helpers.skip_trigrams import HeadReading, SkipTrigramBug, read_strongest_sources, skip_trigram_bugs
-from helpers.terms import layer_importance, term_importance
-from helpers.text import SkipTrigramCount, shelf_text
+from helpers.in_context import Pairs, paired_icl_scores, pairs_ending_at
+from helpers.model import AttentionOnlyTransformer, Head, load_book_model, load_model
+from helpers.scrubbing import induction_stories, loss_recovered
+from helpers.skip_trigrams import HeadReading, SkipTrigramBug, bugs_of_heads, read_strongest_sources
+from helpers.statistics import Estimate
+from helpers.terms import Layers, losses_by_layers
+from helpers.text import shelf_text
+from helpers.tokens import contexts_at
 from helpers.training import RECIPES
 
 INDUCTION_LINE = 0.3  # prefix matching at repeat length 50 above which a head counts as an induction head
+MATCHING_LINE = 0.05  # above which it matches prefixes at all: four times what even attention would have
+
+
+N_CONTEXTS, N_PAIRS = 64, 1000  # of each seed; of pairs the validation text has no more than seven times as many
 
 
 @dataclass(frozen=True)
 class Models:
-    """The models of one seed, and what several claims measure of them, once; ``seed`` None is the untrained control."""
+    """The models of one seed, its texts, and what several claims measure of them, once.
+
+    ``seed`` None is the untrained control. The models of the book come with it; those of fresh seeds are in ``folder``,
+    where ``python -m helpers.training --all`` has put them.
+    """
 
     seed: int | None
+    folder: Path | None = None
 
     @property
     def trained(self) -> bool:
@@ -45,7 +58,9 @@ class Models:
         """One of the models, loaded again and not kept: for a claim that alone uses it, so that memory stays small."""
         if self.seed is None:
             return AttentionOnlyTransformer(RECIPES[name].model, seed=1).requires_grad_(False).eval()
-        return load_book_model(name, self.seed)
+        if self.folder is None:
+            return load_book_model(name, self.seed)
+        return load_model(self.folder / book_folder(name, self.seed).name)
 
     def exact(
         self, name: str, n: int = 2, length: int = 24
@@ -57,17 +72,34 @@ class Models:
         """The history of a training from the end of its warm-up on; the control has none."""
         return after_warmup(load_history(book_folder(name, self.seed)), RECIPES[name].training.warmup_steps)
 
-    @cached_property
-    def contexts(self) -> Int[Tensor, "16 256"]:
-        """Sixteen validation contexts, the same for every seed."""
-        return shelf_text().corpus.contexts("validation", n=16, n_ctx=256, seed=3)
-
-    # ---- one layer --------------------------------------------------------------------------------------------------
+    # ---- texts ------------------------------------------------------------------------------------------------------
 
     @property
-    def max_gap(self) -> int:
-        """How many tokens back a source may be."""
-        return self.one_layer.config.n_ctx - 1
+    def text_seed(self) -> int:
+        """Every seed of a model has texts of its own; the control reads those of seed 0."""
+        return self.seed or 0
+
+    @cached_property
+    def contexts(self) -> Int[Tensor, "context 256"]:
+        """Contexts of the validation text; no other seed has any of them."""
+        tokens = shelf_text().corpus.validation
+        order = np.random.default_rng(0).permutation(len(tokens) // 256)
+        return contexts_at(tokens, 256 * order[self.text_seed * N_CONTEXTS :][:N_CONTEXTS], 256)
+
+    def random_repeats(self, length: int, n_copies: int = 2, n_samples: int = 64) -> Int[Tensor, "sample pos"]:
+        """``heads.random_repeats`` over the two-layer model's vocabulary, other ones for each seed."""
+        d_vocab = self.two_layer.config.d_vocab
+        return random_repeats(d_vocab, length, n_copies, n_samples, seed=1000 + self.text_seed)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """Pairs of contexts of the validation text that do not overlap; no other seed has any of them."""
+        tokens = shelf_text().corpus.validation
+        order = np.random.default_rng(1).permutation(len(tokens) // 256)
+        last = 256 * order[self.text_seed * N_PAIRS :][:N_PAIRS] + 255
+        return pairs_ending_at(tokens, last, n_ctx=256, width=8)
+
+    # ---- one layer --------------------------------------------------------------------------------------------------
 
     @cached_property
     def copying_scores(self) -> Float[Tensor, " head"]:
@@ -75,33 +107,20 @@ class Models:
         return copying_scores(self.one_layer)
 
     @cached_property
-    def readings(self) -> list[HeadReading]:
-        """Each head of the one-layer model on the eight sources with its strongest skip-trigrams, head by head."""
+    def long_lists(self) -> list[list[HeadReading]]:
+        """Each head of the one-layer model on the 32 sources with its strongest skip-trigrams: a list for each head."""
         model, among = self.one_layer, shelf_text().frequent
-        return [reading for head in model.heads for reading in read_strongest_sources(model, head, among)]
+        return [read_strongest_sources(model, head, among, n=32) for head in model.heads]
 
-    @cached_property
-    def text_rules(self) -> list[tuple[HeadReading, int, int, SkipTrigramCount]]:
-        """The rules of ``readings`` that the text has: (reading, destination, out, count)."""
-        rules = shelf_text().positions.rules
-        return [
-            (reading, destination, out, count)
-            for reading in self.readings
-            for destination in reading.destinations
-            for out, count in rules(reading.source, destination, reading.outs, self.max_gap)
-        ]
+    @property
+    def readings(self) -> list[HeadReading]:
+        """The strongest eight of each head, head by head."""
+        return [reading for of_head in self.long_lists for reading in of_head[:8]]
 
     @cached_property
     def bugs(self) -> list[list[SkipTrigramBug]]:
-        """Bugs of each head's two strongest sources in 2 million tokens: a list for each source."""
-        strongest = [reading for i, reading in enumerate(self.readings) if i % 8 < 2]
-        tokens = shelf_text().positions.tokens[:2_000_000]
-        return [skip_trigram_bugs(self.one_layer, r.head, r.source, tokens) for r in strongest]
-
-    @property
-    def large_bugs(self) -> list[SkipTrigramBug]:
-        """Those of one nat or more."""
-        return [bug for of_source in self.bugs for bug in of_source if bug.effect >= 1]
+        """The bugs of each of ``readings``."""
+        return bugs_of_heads(self.one_layer, self.readings, shelf_text())
 
     # ---- two layers -------------------------------------------------------------------------------------------------
 
@@ -117,19 +136,44 @@ class Models:
         return prefix_matching_scores(self.two_layer, length=50)
 
     @cached_property
-    def composition(self) -> dict[str, Float[Tensor, "early late"]]:
-        """Q-, K- and V-composition scores of the two-layer model above those of random matrices."""
-        return {kind: composition_excess(self.two_layer, kind) for kind in "QKV"}
+    def induction_weights(self) -> Float[Tensor, " head"]:
+        """How far each head of layer 1 is an induction head: its share of their prefix-matching scores."""
+        matching = self.prefix_matching[1].double()
+        return matching / matching.sum()
 
     @cached_property
-    def loss_by_order(self) -> list[float]:
-        """Loss of the two-layer model on ``contexts`` with its terms up to each order."""
-        return term_importance(self.two_layer, self.contexts)
+    def other_weights(self) -> Float[Tensor, " head"]:
+        """How far it is none: its share of what all of them lack to the largest score."""
+        lack = self.prefix_matching[1].max() - self.prefix_matching[1].double()
+        return lack / lack.sum()
 
     @cached_property
-    def loss_by_layers(self) -> dict[tuple[int, ...], float]:
-        """Loss on ``contexts`` with the direct path and the single heads of some layers of the two-layer model."""
-        return layer_importance(self.two_layer, self.contexts)
+    def composition(self) -> Float[Tensor, "kind early late"]:
+        """Q-, K- and V-composition scores of the two-layer model."""
+        return of_all_kinds(self.two_layer)
+
+    @cached_property
+    def rotated_composition(self) -> Float[Tensor, "draw kind early late"]:
+        """The same after what heads write has been rotated, three times at random."""
+        return torch.stack([of_all_kinds(rotated_writers(self.two_layer, draw)) for draw in range(3)])
+
+    @cached_property
+    def divergence_without(self) -> Effects:
+        """How far predictions move without each edge between heads, at four places in each of ``contexts``."""
+        return cut_edges(self.two_layer, self.contexts, torch.arange(63, 255, 63))[1]
+
+    @cached_property
+    def loss_by_layers(self) -> dict[Layers, Float[Tensor, " context"]]:
+        """Loss on each of ``contexts``, every fourth token, with the direct path and single heads of some layers."""
+        losses = losses_by_layers(self.two_layer, self.contexts, every=4)
+        return {layers: of_choice.mean(-1).double() for layers, of_choice in losses.items()}
+
+    @cached_property
+    def loss_by_layers_elsewhere(self) -> dict[Layers, Float[Tensor, " context"]]:
+        """The same on the first 32 contexts if all heads look where they look in another of these."""
+        contexts = self.contexts[:32]
+        losses = losses_by_layers(self.two_layer, contexts, contexts.roll(1, 0), every=4)
+        return {layers: of_choice.mean(-1).double() for layers, of_choice in losses.items()}
 
     @cached_property
     def previous_token_head(self) -> Head:
@@ -146,25 +190,30 @@ class Models:
         """Heads of layer 1 above ``INDUCTION_LINE``; none in an untrained model."""
         return [(1, head) for head, score in enumerate(self.prefix_matching[1].tolist()) if score > INDUCTION_LINE]
 
+    @cached_property
+    def stories_recover(self) -> dict[str, Estimate]:
+        """How much of the induction heads' worth each of their stories recovers; cheaply, at every other place.
+
+        Of the places where the present token has come before.
+        """
+        model, contexts = self.two_layer, self.contexts
+        copied = induction_targets(contexts).any(-1)[:, :-1]
+        copied[:, ::2] = False
+        stories = induction_stories(model, self.previous_token_head)
+        wanted = {name: stories[name] for name in ("naive", "rich", "blind keys")}
+        return loss_recovered(model, contexts, self.induction_heads, wanted, copied)
+
     # ---- in-context learning ----------------------------------------------------------------------------------------
 
     @cached_property
-    def pairs(self) -> Pairs:
-        return pairs_of_contexts(shelf_text().corpus.validation, n=64, n_ctx=256, width=8, seed=3)
+    def matching_heads(self) -> list[Head]:
+        """Heads of layer 1 above ``MATCHING_LINE``: all induction heads, weak ones too."""
+        return [(1, head) for head, score in enumerate(self.prefix_matching[1].tolist()) if score > MATCHING_LINE]
 
     @cached_property
-    def icl_scores(self) -> dict[Hashable, float]:
-        """Paired in-context-learning scores: of "one layer", of two ("none" removed), without "induction heads"."""
-        one_layer = self._icl_scores(self.one_layer, {"one layer": ()})
-        return one_layer | self._icl_scores(self.two_layer, {"none": (), "induction heads": self.induction_heads})
-
-    @cached_property
-    def icl_scores_without(self) -> dict[Head, float]:
-        """The same score of the two-layer model without each single head, patterns kept."""
-        return self._icl_scores(self.two_layer, {head: [head] for head in self.two_layer.heads})
-
-    def _icl_scores(
-        self, model: AttentionOnlyTransformer, removed: Mapping[Hashable, Sequence[Head]]
-    ) -> dict[Hashable, float]:
-        scores = paired_icl_scores(model, self.pairs, removed, width=8)
-        return {name: of_pairs.mean().item() for name, of_pairs in scores.items()}
+    def icl_scores(self) -> dict[str, Float[Tensor, " pair"]]:
+        """Paired in-context-learning scores of one layer, of two, and of two without some heads, patterns kept."""
+        rest = [head for head in self.two_layer.layer_heads(1) if head not in self.matching_heads]
+        removed = {"two layers": (), "no matching heads": self.matching_heads, "no other heads of layer 1": rest}
+        one_layer = paired_icl_scores(self.one_layer, self.pairs, {"one layer": ()}, width=8)
+        return one_layer | paired_icl_scores(self.two_layer, self.pairs, removed, width=8)
