@@ -20,7 +20,7 @@ from torch import Tensor
 
 from helpers import ReaderError
 from helpers.bigrams import Bigrams
-from helpers.circuits import LowRank, copying_summary, eigenvalue_score, ov_circuit, qk_circuit
+from helpers.circuits import LowRank, copying_summary, ov_circuit, qk_circuit
 from helpers.figures import bars, eigenvalue_planes
 from helpers.heads import (
     direct_logit_attribution,
@@ -227,18 +227,16 @@ def explore_copying(
 ) -> tuple[Picture, Table]:
     """The eigenvalues of a head's ``circuit``, one of ``CIRCUITS``, and the ends of its diagonal, out of ``among``.
 
-    Eigenvalues are shown with the row means that a softmax cannot see, and without them.
+    Each row of the circuit is taken less its mean, which a softmax cannot see.
 
     Raises:
         ReaderError: no such head.
     """
     model.check_heads([head])
-    matrix = circuit(model, head)
-    eigenvalues = {"as it is": matrix.eigenvalues(), "rows centred": matrix.centred().eigenvalues()}
+    matrix = circuit(model, head).centred()
     s, diagonal = copying_summary(matrix), matrix.standardised_diagonal()
     caption = (
-        f"Head {head_name(head)}: eigenvalue score {s.eigenvalues:+.2f}, with centred rows "
-        f"{eigenvalue_score(eigenvalues['rows centred']):+.2f}; standardised diagonal {s.mean:+.2f} (mean), "
+        f"Head {head_name(head)}: eigenvalue score {s.eigenvalues:+.2f}; standardised diagonal {s.mean:+.2f} (mean), "
         f"{s.median:+.2f} (median); first in its own row {s.first:.1%} of tokens, among the ten first {s.top_10:.1%}."
     )
     order = among[diagonal[among].argsort(descending=True)]
@@ -249,7 +247,7 @@ def explore_copying(
     columns = {"largest own entry": "", "largest, in sd": "+.1f", "smallest own entry": "", "smallest, in sd": "+.1f"}
     rows = [[*high, *low] for high, low in zip(most, least, strict=True)]
     ends = Table(columns, rows, "Common tokens by their diagonal entry, less the mean of their row, over its spread.")
-    return (eigenvalue_planes(eigenvalues, columns=2), caption), ends
+    return (eigenvalue_planes({"eigenvalues": matrix.eigenvalues()}, columns=1), caption), ends
 
 
 def copying_explorer(

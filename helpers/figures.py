@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from helpers.statistics import Estimate
+
 BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PINK, SKY, GREY = "#CC79A7", "#56B4E9", "#777777"
 COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, GREY)
@@ -128,6 +130,42 @@ def scatter(
     axes.axvline(0, color=GREY, linewidth=0.5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend(**({"loc": "upper left", "bbox_to_anchor": (1, 1)} if legend_beside else {}))
+    return figure
+
+
+def intervals(
+    series: Mapping[str, Mapping[str, Estimate]], xlabel: str, title: str, *, bounds: tuple[Number, Number]
+) -> Figure:
+    """Dots with their intervals, downwards: a row for each name in the first series, and a dot in it for each series.
+
+    Later series may lack some of the names. An interval without length, of a number that comes without one, has no end.
+    """
+    rows = list(next(iter(series.values())))
+    figure, (axes,) = panels(width=6, height=1.2 + 0.34 * len(rows))
+    looks = zip(series.items(), cycle(COLOURS), cycle(MARKERS), strict=False)
+    for i, ((name, estimates), colour, marker) in enumerate(looks):
+        places = [rows.index(row) + 0.22 * (i - (len(series) - 1) / 2) for row in estimates]
+        values = [estimate.value for estimate in estimates.values()]
+        ends = [(e.value - e.low, e.high - e.value) for e in estimates.values()]
+        below, above = zip(*ends, strict=True)
+        caps = 2.5 if any(below + above) else 0
+        axes.errorbar(values, places, xerr=(below, above), fmt=marker, color=colour, label=name, ms=5, capsize=caps)
+    axes.set_yticks(range(len(rows)), [plain(row) for row in rows])
+    axes.set(title=title, xlabel=xlabel, xlim=bounds, ylim=(len(rows) - 0.5, -0.5))
+    figure.legend(loc="outside lower center", ncols=len(series))
+    return figure
+
+
+def scatter_panels(clouds: Mapping[str, Series], xlabel: str, ylabel: str, title: str) -> Figure:
+    """Points in the same named groups side by side, one panel for each kind, on one logarithmic vertical scale."""
+    figure, all_axes = panels(1, len(clouds), width=2.9, height=2.8, sharey=True)
+    for axes, (kind, groups) in zip(all_axes, clouds.items(), strict=True):
+        for (name, points), colour, marker in zip(groups.items(), COLOURS, MARKERS, strict=False):
+            axes.scatter(*points, color=colour, marker=marker, label=name, s=16)
+        axes.set(title=kind, xlabel=xlabel, yscale="log")
+    figure.suptitle(title)
+    all_axes[0].set(ylabel=ylabel)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), fontsize=8)
     return figure
 
 

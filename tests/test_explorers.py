@@ -273,14 +273,13 @@ def test_copying_of_every_head_and_circuit(one_layer, tokenizer, circuit):
     among = torch.arange(3, 40)
     for head in one_layer.heads:
         (figure, caption), table = explore_copying(one_layer, tokenizer, head, circuit, among)
-        matrix, dense = circuit(one_layer, head), circuit(one_layer, head).dense()
-        s, centred = copying_summary(matrix), matrix.centred().eigenvalues()
-        wanted = eigenvalue_planes({"as it is": matrix.eigenvalues(), "rows centred": centred}, columns=2)
+        matrix, dense = circuit(one_layer, head).centred(), circuit(one_layer, head).dense()
+        s, wanted = copying_summary(matrix), eigenvalue_planes({"eigenvalues": matrix.eigenvalues()}, columns=1)
         for axes, same in zip(figure.axes, wanted.axes, strict=True):
             assert axes.get_title() == same.get_title()
             assert np.array_equal(axes.collections[0].get_offsets(), same.collections[0].get_offsets())
         score = eigenvalue_score(torch.linalg.eigvals(dense - dense.mean(1, keepdim=True)))
-        assert f"score {s.eigenvalues:+.2f}, with centred rows {score:+.2f}; " in caption
+        assert f"eigenvalue score {score:+.2f}; " in caption
         assert f"diagonal {s.mean:+.2f} (mean), {s.median:+.2f} (median)" in caption
         assert f"own row {s.first:.1%} of tokens, among the ten first {s.top_10:.1%}" in caption
         own = (dense.diagonal() - dense.mean(1)) / dense.std(1, correction=0)

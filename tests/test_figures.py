@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from helpers import figures
 from helpers.figures import BLUE, COLOURS, GREEN, GREY, LINE_STYLES, MARKERS, RED, plain
+from helpers.statistics import Estimate
 
 
 def points(axes: Axes, i: int) -> list[tuple[float, float]]:
@@ -146,6 +147,45 @@ def test_the_legend_of_a_scatter_can_stand_beside_it():
         figure.canvas.draw()
         box = figure.axes[0].get_legend().get_window_extent()
         assert (box.x0 >= figure.axes[0].get_window_extent().x1) == beside
+
+
+def test_intervals_stand_in_their_rows_downwards_from_their_low_to_their_high_end():
+    ours = {"$naive": Estimate(0.4, 0.3, 0.6), "rich": Estimate(0.9, 0.85, 0.95)}
+    figure = figures.intervals(
+        {"ours": ours, "theirs": {"rich": Estimate(0.8, 0.8, 0.8)}}, "share", "More", bounds=(0, 1)
+    )
+    (axes,) = figure.axes
+    dots, bars = zip(*((container[0], container[2][0]) for container in axes.containers), strict=True)
+    assert [list(zip(*line.get_data(), strict=True)) for line in dots] == [
+        [(0.4, pytest.approx(-0.11)), (0.9, pytest.approx(0.89))],
+        [(0.8, pytest.approx(1.11))],
+    ]
+    ends = [[(left[0], right[0]) for left, right in bar.get_segments()] for bar in bars]
+    assert ends == [[pytest.approx((0.3, 0.6)), pytest.approx((0.85, 0.95))], [pytest.approx((0.8, 0.8))]]
+    assert [line.get_color() for line in dots] == [BLUE, RED] and len({line.get_marker() for line in dots}) == 2
+    assert [to_hex(bar.get_color()[0]).upper() for bar in bars] == [BLUE, RED]
+    assert [len(container[1]) for container in axes.containers] == [2, 0]  # ends are marked where there are some
+    assert tick_names(axes.yaxis) == [r"\$naive", "rich"] and axes.get_yticks().tolist() == [0, 1]
+    assert axes.yaxis_inverted() and not axes.xaxis_inverted() and axes.get_xscale() == "linear"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "theirs"]
+    assert titles(figure) == ["More"] and labels(axes) == ("share", "") and axes.get_xlim() == (0, 1)
+
+
+def test_scatters_side_by_side_share_a_logarithmic_scale():
+    groups = {"others": ([0.1, 0.2], [1e-4, 1e-3]), "largest": ([0.3, 0.4], [0.1, 0.01])}
+    swapped = {"others": ([0.5], [0.2]), "largest": ([0.6], [0.3])}
+    figure = figures.scatter_panels({"Q": groups, "K": swapped}, "score", "effect", "They differ")
+    q, k = figure.axes
+    assert dots(q).tolist() == [[0.1, 1e-4], [0.2, 1e-3]] and dots(q, 1).tolist() == [[0.3, 0.1], [0.4, 0.01]]
+    assert dots(k).tolist() == [[0.5, 0.2]] and dots(k, 1).tolist() == [[0.6, 0.3]]
+    for axes in figure.axes:
+        assert [to_hex(c.get_facecolor()[0]).upper() for c in axes.collections] == [BLUE, RED]
+        others, largest = (c.get_paths()[0].vertices for c in axes.collections)
+        assert len(others) != len(largest)
+        assert axes.get_yscale() == "log" and axes.get_ylim() == q.get_ylim()
+    (both,) = figure.legends
+    assert [text.get_text() for text in both.get_texts()] == ["others", "largest"] and titles(figure) == ["Q", "K"]
+    assert labels(q) == ("score", "effect") and labels(k) == ("score", "") and figure.get_suptitle() == "They differ"
 
 
 def test_density_counts_points_where_they_fall():

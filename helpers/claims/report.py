@@ -39,11 +39,12 @@ class Ledger:
         asked = [finding for finding in findings if finding.claim.section != BEYOND]
         fresh = [finding for finding in findings if finding.confirmation]
         same = sum(finding.verdict == finding.confirmed for finding in fresh)
+        confirmed = f"On fresh seeds {same} of {len(fresh)} have the same verdict." if fresh else "No fresh seed yet."
         return (
             f"{len(self.of_kind('identity'))} identities hold. Of {len(asked)} findings of the paper and its follow-up "
             f"that these models can be asked, {_counted(asked)}; {len(findings) - len(asked)} more go beyond it. "
-            f"On fresh seeds {same} of {len(fresh)} have the same verdict. {len(self.of_kind('geometry'))} claims hold "
-            f"for any model of these sizes, and {len(not_asked())} cannot be asked of these models."
+            f"{confirmed} {len(self.of_kind('geometry'))} claims hold for any model of these sizes, and "
+            f"{len(not_asked())} cannot be asked of these models."
         )
 
     @cached_property
@@ -59,7 +60,7 @@ class Ledger:
         counts, fresh = Counter(f.verdict for f in findings), [f for f in findings if f.confirmation]
         same = sum(finding.verdict == finding.confirmed for finding in fresh)
         numbers = [len(of_chapter.of_kind("identity")), len(findings), *(counts[verdict] for verdict in VERDICTS)]
-        return [chapter, *map(str, numbers), f"{same} of {len(fresh)}"]
+        return [chapter, *map(str, numbers), f"{same} of {len(fresh)}" if fresh else "–"]
 
     def __repr__(self) -> str:
         notes = [f"*{f.claim.slug}*: {f.claim.why_not}" for f in self.findings if f.claim.why_not]
