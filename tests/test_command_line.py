@@ -49,15 +49,16 @@ def test_arguments_change_a_recipe_and_leave_the_rest_as_it_is():
 
 def test_every_setting_has_an_argument():
     changed = recipe(*"--layers 3 --heads 5 --d-model 6 --d-head 7 --d-vocab 8e2 --context 99 --tokens 30e6 "
-                     "--positional-amplitude .5 --batch-size 4 --learning-rate .1 --warmup-steps 9 --weight-decay .3 "
-                     "--final-learning-rate .2 --clip .4 --seed 1 --measurements 10 --checkpoints 11 --smeared-keys "
-                     "--precision float32".split())  # fmt: skip
+                     "--positional-amplitude .5 --batch-size 4 --learning-rate .1 --muon-learning-rate .6 "
+                     "--warmup-steps 9 --weight-decay .3 --final-learning-rate .2 --clip .4 --seed 1 "
+                     "--measurements 10 --checkpoints 11 --smeared-keys --precision float32".split())  # fmt: skip
     assert vars(changed.model) == {
         "n_layers": 3, "n_heads": 5, "d_model": 6, "d_head": 7, "d_vocab": 800, "n_ctx": 99,
         "positional_amplitude": 0.5, "smeared_keys": True,
     }  # fmt: skip
     assert vars(changed.training) == {
-        "n_tokens": 30_000_000, "batch_size": 4, "learning_rate": 0.1, "warmup_steps": 9, "final_learning_rate": 0.2,
+        "n_tokens": 30_000_000, "batch_size": 4, "learning_rate": 0.1, "muon_learning_rate": 0.6,
+        "warmup_steps": 9, "final_learning_rate": 0.2,
         "betas": (0.9, 0.95), "weight_decay": 0.3, "clip": 0.4, "seed": 1, "n_measurements": 10, "n_checkpoints": 11,
         "precision": "float32",
     }  # fmt: skip
@@ -92,7 +93,7 @@ def train_all(text_folder: Path, out: Path) -> None:
 def test_all_models_of_the_book_are_trained_again_and_none_twice(small_recipes, text_folder, tmp_path, capsys):
     for verb in ("training", "done"):
         train_all(text_folder, tmp_path)
-        assert capsys.readouterr().out.count(f": {verb}\n") == 21
+        assert capsys.readouterr().out.count(f": {verb}\n") == 24
     runs = {name: load_model(tmp_path / name).config for name in book_trainings()}
     assert {name for name, config in runs.items() if config.smeared_keys} == {n for n in runs if "smeared" in n}
     assert [runs[name].n_layers for name in ("zero_layer_seed2", "laptop_one_layer_seed1", "laptop")] == [0, 1, 2]
@@ -142,6 +143,11 @@ def test_the_recipes_for_the_laptop_differ_in_layers_and_keys_alone():
                 "laptop_two_layer_smeared": (2, True)}  # fmt: skip
     for name, (n_layers, smeared) in variants.items():
         assert RECIPES[name] == Recipe(replace(laptop.model, n_layers=n_layers, smeared_keys=smeared), laptop.training)
+
+
+def test_the_control_of_the_recipe_for_the_laptop_has_the_same_model_and_no_muon():
+    laptop, adamw = RECIPES["laptop"], RECIPES["laptop_adamw"]
+    assert adamw.model == laptop.model and laptop.training.muon_learning_rate and not adamw.training.muon_learning_rate
 
 
 # ---- bad arguments ----------------------------------------------------------------------------------------------

@@ -102,13 +102,13 @@ def test_a_training_that_was_stopped_and_resumed_gives_the_same_bits(corpus, siz
     assert same(run(sizes, CONFIG, corpus, tmp_path, resume), finished)
 
 
-@pytest.mark.parametrize("n_layers", [0, 2])
-def test_other_depths_resume_too(corpus, sizes, tmp_path, n_layers):
-    sizes = replace(sizes, n_layers=n_layers)
-    next(steps := train(sizes, CONFIG, corpus, tmp_path))
+@pytest.mark.parametrize("n_layers, muon_learning_rate", [(0, 0.0), (2, 0.0), (0, 0.02), (2, 0.02)])
+def test_other_depths_and_optimizers_resume_too(corpus, sizes, tmp_path, n_layers, muon_learning_rate):
+    sizes, config = replace(sizes, n_layers=n_layers), replace(CONFIG, muon_learning_rate=muon_learning_rate)
+    next(steps := train(sizes, config, corpus, tmp_path))
     next(steps)
     steps.close()
-    assert same(run(sizes, CONFIG, corpus, tmp_path, resume=True), run(sizes, CONFIG, corpus))
+    assert same(run(sizes, config, corpus, tmp_path, resume=True), run(sizes, config, corpus))
 
 
 # ---- what a training leaves behind --------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ def test_a_damaged_state_is_refused(corpus, sizes, stopped, damage):
         run(sizes, CONFIG, corpus, stopped, resume=True)
 
 
-@pytest.mark.parametrize("key", ["step", "history", "model", "optimizer", "config", "tokenizer"])
+@pytest.mark.parametrize("key", ["step", "history", "model", "optimizers", "config", "tokenizer"])
 def test_a_state_that_lacks_something_is_refused(corpus, sizes, stopped, key):
     saved = torch.load(stopped / "state.pt")
     del saved[key]

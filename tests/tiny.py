@@ -18,11 +18,13 @@ def sizes_for(corpus: EncodedCorpus, **changes) -> ModelConfig:
 
 
 def same(one: TrainingState, other: TrainingState) -> bool:
-    """Bit by bit: weights, optimizer, history."""
-    ours, theirs = (state.optimizer.state_dict()["state"] for state in (one, other))
+    """Bit by bit: weights, optimizers, history."""
+    ours, theirs = (
+        [kept for optimizer in state.optimizers for kept in optimizer.state.values()] for state in (one, other)
+    )
     numbers = one.step == other.step and one.loss == other.loss and one.history == other.history
     weights = same_tensors(one.model.state_dict(), other.model.state_dict())
-    return numbers and weights and all(same_tensors(ours[i], theirs[i]) for i in ours)
+    return numbers and weights and all(same_tensors(*pair) for pair in zip(ours, theirs, strict=True))
 
 
 def same_tensors(one: dict, other: dict) -> bool:

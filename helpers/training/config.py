@@ -13,15 +13,16 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """AdamW, warm-up, cosine decay to a tenth, clipped gradients; as for the book's models by default."""
+    """AdamW, perhaps Muon, warm-up, cosine decay, clipped gradients; as for the book's models by default."""
 
     n_tokens: int = 32_000_000  # to train on, in all; more than the corpus has means several epochs
     batch_size: int = 8  # contexts in a step
-    learning_rate: float = 2e-3
+    learning_rate: float = 2e-3  # of AdamW
+    muon_learning_rate: float = 0.0  # of the attention heads; 0: they learn by AdamW like all other weights
     warmup_steps: int = 300
-    final_learning_rate: float = 0.1  # as a share of learning_rate
+    final_learning_rate: float = 0.1  # as a share of the full one
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # by AdamW
     clip: float = 1.0
     seed: int = 0
     n_measurements: int = 40  # rows of the history, evenly spaced in the logarithm of the step
@@ -33,10 +34,11 @@ class TrainingConfig:
             raise ReaderError(f"precision is {self.precision!r}: choose 'auto', 'float32' or 'bfloat16'.")
         positive = self.n_tokens, self.batch_size, self.n_measurements
         not_negative = self.warmup_steps, self.seed, self.n_checkpoints
-        if min(positive) < 1 or min(not_negative) < 0 or not 0 < self.learning_rate < math.inf:
+        rates = 0 < self.learning_rate < math.inf and 0 <= self.muon_learning_rate < math.inf
+        if min(positive) < 1 or min(not_negative) < 0 or not rates:
             raise ReaderError(
-                f"No training has these settings: {self}. Numbers are positive; warmup_steps, seed and n_checkpoints "
-                "may be 0."
+                f"No training has these settings: {self}. Numbers are positive; muon_learning_rate, warmup_steps, seed "
+                "and n_checkpoints may be 0."
             )
 
     def n_steps(self, n_ctx: int) -> int:
@@ -53,9 +55,9 @@ def schedule(step: int, n_steps: int, config: TrainingConfig) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, n_steps: int, config: TrainingConfig) -> None:
-    """Give every weight the learning rate that is due at ``step``."""
+    """Give every weight the share of the learning rate it began with that is due at ``step``."""
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * schedule(step, n_steps, config)
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * schedule(step, n_steps, config)
 
 
 def measurement_steps(n_steps: int, n: int) -> set[int]:

@@ -26,11 +26,14 @@ from helpers.model import AttentionOnlyTransformer, ModelConfig, save_model, sav
 from helpers.tokens import EncodedCorpus, Tokenizer, contexts_at
 from helpers.training.config import TrainingConfig, checkpoint_steps, measurement_steps, set_learning_rate
 from helpers.training.machine import matmul_dtype, tuned_process
+from helpers.training.optimizers import new_optimizers
 from helpers.training.parallel import average, device, is_first, n_processes, share_of
 from helpers.training.zero_layer import zero_layer_gradients
 
 SECONDS_BETWEEN_SAVES = 5.0
 LEAST_CONTEXT = 64  # tokens; a shorter one does not hold what is measured during training
+
+Build = Callable[[ModelConfig, int], AttentionOnlyTransformer]
 
 
 @dataclass
@@ -38,7 +41,7 @@ class TrainingState:
     """Where a training stands. ``history`` has a row per measurement; see ``history.measure`` for what is in one."""
 
     model: AttentionOnlyTransformer
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     tokenizer: Tokenizer
     n_steps: int
     step: int = 0  # steps done
@@ -52,6 +55,7 @@ def train(
     corpus: EncodedCorpus,
     folder: Path | str | None = None,
     resume: bool = False,
+    build: Build = AttentionOnlyTransformer,
 ) -> Iterator[TrainingState]:
     """Train a model, yielding the state at the start and after every step.
 
@@ -63,6 +67,8 @@ def train(
     goes on as if nothing had happened, with any number of processes. Weights that ``config`` asks to keep are in its
     subfolder "checkpoints".
 
+    ``build`` makes the model of its sizes and its seed; see ``clamping`` for others than the usual one.
+
     From the first step until the generator ends or is closed, the process is tuned for training; see ``tuned_process``.
 
     Raises:
@@ -70,7 +76,7 @@ def train(
             disk is full, there is too little text.
     """
     with tuned_process():
-        state = new_state(model_config, config, corpus)
+        state = new_state(model_config, config, corpus, build)
         if resume:
             _restore(state, config, folder)
         yield from _steps(state, config, corpus, Path(folder) if folder and is_first() else None)
@@ -105,18 +111,17 @@ def _steps(
             save(state, config, folder)
 
 
-def new_state(model_config: ModelConfig, config: TrainingConfig, corpus: EncodedCorpus) -> TrainingState:
+def new_state(
+    model_config: ModelConfig, config: TrainingConfig, corpus: EncodedCorpus, build: Build = AttentionOnlyTransformer
+) -> TrainingState:
     """A training before its first step.
 
     Raises:
         ReaderError: the settings do not fit each other, the text or the number of processes.
     """
     _check_sizes(model_config, config, corpus)
-    model = AttentionOnlyTransformer(model_config, config.seed).to(device())
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-    )
-    return TrainingState(model, optimizer, corpus.tokenizer, config.n_steps(model_config.n_ctx))
+    model = build(model_config, config.seed).to(device())
+    return TrainingState(model, new_optimizers(model, config), corpus.tokenizer, config.n_steps(model_config.n_ctx))
 
 
 def _check_sizes(model_config: ModelConfig, config: TrainingConfig, corpus: EncodedCorpus) -> None:
@@ -148,14 +153,16 @@ def take_step(state: TrainingState, tokens: Int[Tensor, "batch pos"], config: Tr
     Raises:
         ReaderError: loss or gradients are no longer numbers, or the loss is above that of guessing.
     """
-    set_learning_rate(state.optimizer, state.step, state.n_steps, config)
-    state.optimizer.zero_grad()
+    for optimizer in state.optimizers:
+        set_learning_rate(optimizer, state.step, state.n_steps, config)
+        optimizer.zero_grad()
     gradients = _gradients if state.model.config.n_layers else zero_layer_gradients
     loss = average(gradients(state.model, share_of(tokens), matmul_dtype(config.precision)), state.model)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip).item()
     refuse_divergence(loss, state.model.config.d_vocab, norm)
     state.loss = math.nan  # until the update is complete: half of one must not be saved
-    state.optimizer.step()
+    for optimizer in state.optimizers:
+        optimizer.step()
     state.step, state.loss = state.step + 1, loss
 
 
@@ -215,7 +222,7 @@ def save(state: TrainingState, config: TrainingConfig, folder: Path) -> None:
         "loss": state.loss,
         "history": state.history,
         "model": state.model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
     }
     card = {"training": asdict(config), "steps": state.step, "history": state.history}
     write_or_explain(folder / "state.pt", lambda f: f.write(_serialised(resumable)))
@@ -239,7 +246,8 @@ def _restore(state: TrainingState, config: TrainingConfig, folder: Path | str | 
         if same := {name: saved[name] for name in settings} == settings:
             state.step, state.loss, state.history = saved["step"], saved["loss"], saved["history"]
             state.model.load_state_dict(saved["model"])
-            state.optimizer.load_state_dict(saved["optimizer"])
+            for optimizer, numbers in zip(state.optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(numbers)
     except Exception as error:  # whatever torch says of a damaged file
         raise ReaderError(f"{file} is damaged ({type(error).__name__}): start again without resume.") from error
     if not same:

@@ -33,8 +33,8 @@ def fit_bigrams(
     if model.config.n_layers:
         raise ReaderError(f"The model has {model.config.n_layers} layers: only one without layers is a bigram model.")
     model.requires_grad_()
-    config = TrainingConfig(learning_rate=learning_rate, warmup_steps=10, final_learning_rate=0.01)
-    optimizer = torch.optim.Adam(model.parameters(), betas=config.betas, fused=True)
+    config = TrainingConfig(warmup_steps=10, final_learning_rate=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=config.betas, fused=True)
     dtype = matmul_dtype(config.precision) if model.W_E.dtype == torch.float32 else model.W_E.dtype
     for step in range(n_steps):
         set_learning_rate(optimizer, step, n_steps, config)

@@ -1,0 +1,61 @@
+"""Muon, and which weights it takes."""
+
+import pytest
+import torch
+
+from helpers.model import AttentionOnlyTransformer, ModelConfig
+from helpers.training import TrainingConfig
+from helpers.training.optimizers import Muon, new_optimizers, orthogonalised
+
+torch.manual_seed(0)
+SHAPES = [(2, 3, 16, 4), (1, 2, 4, 16), (1, 1, 5, 5)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_orthogonalised_keeps_the_singular_vectors_and_levels_the_singular_values(shape):
+    weight = torch.randn(shape, dtype=torch.double)
+    U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
+    inside = U.mT @ orthogonalised(weight, n_iterations=10) @ Vh.mT
+    values = inside.diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(inside, values.diag_embed(), atol=1e-9, rtol=0)
+    assert 0.6 < values.min() and values.max() < 1.3 and S.max() > 2 * S.min()
+
+
+def test_every_head_is_made_orthogonal_by_itself():
+    weight = torch.randn(2, 3, 16, 4)
+    alone = orthogonalised(1000 * weight[1:, 2:])
+    torch.testing.assert_close(orthogonalised(weight)[1:, 2:], alone, atol=1e-5, rtol=0)
+
+
+def test_a_head_without_a_gradient_stays_where_it_is():
+    assert not orthogonalised(torch.zeros(1, 1, 4, 2)).any()
+
+
+def test_muon_steps_along_the_orthogonalised_nesterov_momentum():
+    weight = torch.nn.Parameter(torch.randn(1, 2, 8, 3))
+    expected, mean = weight.detach().clone(), torch.zeros(1, 2, 8, 3)
+    optimizer = Muon([weight], lr=0.1, momentum=0.8)
+    for _ in range(3):
+        weight.grad = torch.randn(1, 2, 8, 3)
+        mean = 0.8 * mean + 0.2 * weight.grad
+        expected -= 0.1 * orthogonalised(0.8 * mean + 0.2 * weight.grad)
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_muon_leaves_weights_without_a_gradient_alone():
+    weight = torch.nn.Parameter(torch.ones(1, 1, 4, 2))
+    Muon([weight], lr=0.1).step()
+    assert (weight == 1).all()
+
+
+@pytest.mark.parametrize("rate, by_muon", [(0.0, set()), (0.01, {"W_Q", "W_K", "W_V", "W_O"})])
+def test_muon_takes_the_heads_and_every_weight_has_one_optimizer(rate, by_muon):
+    model = AttentionOnlyTransformer(
+        ModelConfig(n_layers=2, n_heads=2, d_model=8, d_head=4, d_vocab=9, smeared_keys=True)
+    )
+    optimizers = new_optimizers(model, TrainingConfig(muon_learning_rate=rate))
+    taken = [{id(w) for group in o.param_groups for w in group["params"]} for o in optimizers]
+    names = {name: [i for i, ids in enumerate(taken) if id(weight) in ids] for name, weight in model.named_parameters()}
+    assert names == {name: [int(name in by_muon)] for name in names}
+    assert {type(o) for o in optimizers[1:]} <= {Muon} and len(optimizers) == 1 + bool(by_muon)
