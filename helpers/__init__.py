@@ -3,8 +3,8 @@
 Each module imports only from those before it in this list::
 
     files  corpus  tokens  model  circuits  heads  statistics  stream  terms  edges  scrubbing  in_context  bigrams
-    text  skip_trigrams  mined_rules  copying  history  training  figures  views  token_views
-    explorers  live  identities  claims
+    text  skip_trigrams  mined_rules  copying  history  training  formation  clamping  figures  views
+    token_views  explorers  live  identities  claims
 
 A student of the paper needs three of them: model, circuits and heads.
 """

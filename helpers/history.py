@@ -50,13 +50,14 @@ def measure(model: AttentionOnlyTransformer, corpus: EncodedCorpus) -> dict:
             [copying_score(model, head) for head in model.layer_heads(layer)] for layer in range(model.config.n_layers)
         ],
     }
-    return {name: _rounded(value) for name, value in row.items()}
+    return {name: rounded(value) for name, value in row.items()}
 
 
-def _rounded(value: Tensor | list | float) -> list | float:
+def rounded(value: Tensor | list | float, digits: int = 4) -> list | float:
+    """A number, or all numbers of a tensor or a list, as few characters in a file."""
     if isinstance(value, Tensor):
         value = value.tolist()
-    return [_rounded(v) for v in value] if isinstance(value, list) else round(value, 4)
+    return [rounded(v, digits) for v in value] if isinstance(value, list) else round(value, digits)
 
 
 def refuse_divergence(loss: float, d_vocab: int, gradient: float = 0.0) -> None:
@@ -155,13 +156,6 @@ def half_way(tokens: Float[Tensor, " row"], values: Float[Tensor, " row"]) -> fl
     """After how many tokens a curve stays above half of its final value; a falling curve is turned over first."""
     end = final(values)
     return passes(tokens, values * np.sign(end), abs(end) / 2)
-
-
-def largest_share(tokens: Float[Tensor, " row"], values: Float[Tensor, " row"], window: float) -> float:
-    """The largest share of the final value that is gained within ``window`` of the training, a share of all tokens."""
-    gain = (values[None, :] - values[:, None]) / final(values)
-    wait = tokens[None, :] - tokens[:, None]
-    return gain[(wait >= 0) & (wait <= window * tokens[-1])].max().item()
 
 
 def slopes(tokens: Float[Tensor, " row"], values: Float[Tensor, " row"], width: int = 5) -> Float[Tensor, " window"]:

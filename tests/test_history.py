@@ -17,7 +17,6 @@ from helpers.history import (
     column,
     final,
     half_way,
-    largest_share,
     load_checkpoints,
     load_history,
     measure,
@@ -154,15 +153,6 @@ def test_half_way_is_that_of_the_final_value_upwards_or_downwards():
 def test_half_way_does_not_depend_on_the_unit(values, unit):
     if abs(final(values)) > 0.01:
         assert half_way(TOKENS, unit * values) == pytest.approx(half_way(TOKENS, values), rel=1e-6)
-
-
-def test_the_largest_share_is_that_of_the_best_window():
-    tokens = curve(1, 2, 3, 4, 5, 6, 7, 8, 9, 10)
-    steady, jump = tokens / 10, curve(0, 0, 0, 0, 0, 1, 1, 1, 1, 1)
-    assert largest_share(tokens, jump, 0.1) == largest_share(tokens, -jump, 0.1) == 1
-    assert largest_share(tokens, steady, 0.3) == pytest.approx(0.3 / final(steady))
-    assert largest_share(tokens, steady, 1.0) == pytest.approx(0.9 / final(steady))
-    assert largest_share(tokens, jump, 0.05) == 0  # no two rows are so near
 
 
 @given(st.floats(-2, 2), st.floats(-2, 2), st.integers(2, 7))

@@ -59,3 +59,17 @@ def test_muon_takes_the_heads_and_every_weight_has_one_optimizer(rate, by_muon):
     names = {name: [i for i, ids in enumerate(taken) if id(weight) in ids] for name, weight in model.named_parameters()}
     assert names == {name: [int(name in by_muon)] for name in names}
     assert {type(o) for o in optimizers[1:]} <= {Muon} and len(optimizers) == 1 + bool(by_muon)
+
+
+def test_all_decays_but_the_heads_of_muon_and_the_share_of_a_smeared_key():
+    sizes = ModelConfig(n_layers=1, n_heads=2, d_model=8, d_head=4, d_vocab=9, smeared_keys=True)
+    model = AttentionOnlyTransformer(sizes)
+    torch.nn.init.constant_(model.smear, 1.0)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    for optimizer in new_optimizers(model, TrainingConfig(learning_rate=0.1, weight_decay=0.5, muon_learning_rate=0.1)):
+        optimizer.step()
+    kept = {name: 0.95 if name in ("W_E", "W_U") else 1.0 for name in before}
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight.detach(), kept[name] * before[name])

@@ -62,9 +62,9 @@ class Rewritten(Models):
             model = symmetry(model)
         return model
 
-    def rows(self, name: str) -> list[dict]:
+    def formation(self, name: str) -> list[dict]:
         """What was measured along a training, with the heads of every row in the order of the rewritten model."""
-        rows = super().rows(name)
+        rows = super().formation(name)
         if reordered not in self.by:
             return rows
         per_head = [key for key, value in rows[0].items() if isinstance(value, list) and isinstance(value[0], list)]

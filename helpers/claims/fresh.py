@@ -3,18 +3,24 @@
 The models of seeds 3, 4 and 5 were trained after all criteria had been committed, each by a command such as
 ``python -m helpers.training --recipe two_layer --seed 3 --threads 1 --out runs/two_layer_seed3``;
 ``python -m helpers.claims --fresh runs`` measures them.
+
+Of trainings of the laptop's recipe, ``data/formations`` has what was measured along them (see ``formation``): those of
+seeds 0, 1 and 2, and of ten fresh ones, on which claims about trainings are confirmed.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 
 from helpers import ReaderError
-from helpers.claims.ledger import Evidence, Measured
+from helpers.claims.ledger import Claim, Evidence, Measured
+from helpers.claims.models import Models
 from helpers.files import DATA, how_to_restore, write_atomically
 from helpers.statistics import Estimate
 
 FILE = DATA / "claims" / "fresh_seeds.json"
+FRESH_RUNS = range(20, 30)  # seeds of the laptop's recipe
 
 
 def load_fresh(file: Path = FILE) -> dict[str, Measured]:
@@ -30,6 +36,11 @@ def load_fresh(file: Path = FILE) -> dict[str, Measured]:
         return {slug: {int(seed): _evidence(*one) for seed, one in seeds.items()} for slug, seeds in saved.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ReaderError(f"{file} is damaged: {how_to_restore(file)}.") from error
+
+
+def measured_on_fresh_runs(claims: Iterable[Claim]) -> dict[str, Measured]:
+    """Those of ``claims`` that are about trainings, on each fresh one."""
+    return {c.slug: {seed: c.measured(Models(seed)) for seed in FRESH_RUNS} for c in claims if c.of_runs}
 
 
 def save_fresh(fresh: dict[str, Measured], file: Path = FILE) -> None:

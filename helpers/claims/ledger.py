@@ -198,12 +198,17 @@ def verdict(claim: Claim, evidence: Sequence[Evidence | None]) -> str:
     meets the bar on any seed leaves nothing to be reproduced: *not seen*.
     """
     found = [one for one in evidence if one is not None]
+    if claim.of_runs and found:
+        found = [on_average(found)]
     if claim.kind == "finding" and any(one.control and claim.bar.met(one.control.value) for one in found):
         return NOT_SEEN
-    estimates = [one.value for one in found]
-    if claim.of_runs and estimates:
-        estimates = [mean_of(torch.tensor([estimate.value for estimate in estimates], dtype=torch.double))]
-    grades = {claim.bar.grade(estimate) for estimate in estimates}
+    grades = {claim.bar.grade(one.value) for one in found}
     if len(grades) == 1:
         return grades.pop()
     return WEAKER if grades == {REPRODUCED, WEAKER} else UNDECIDED if grades else NOT_SEEN
+
+
+def on_average(evidence: Sequence[Evidence]) -> Evidence:
+    """The mean over trainings, of the value and of the control; how much they differ is the uncertainty."""
+    columns = zip(*((one.value, one.control) for one in evidence), strict=True)
+    return Evidence(*(mean_of(torch.tensor([one.value for one in column])) for column in columns))

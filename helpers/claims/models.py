@@ -12,8 +12,8 @@ from torch import Tensor
 from helpers.copying import copying_scores
 from helpers.edges import Effects, cut_edges, of_all_kinds, rotated_writers
 from helpers.files import book_folder
+from helpers.formation import load_formation
 from helpers.heads import induction_targets, prefix_matching_scores, previous_token_scores, random_repeats
-from helpers.history import after_warmup, load_history
 from helpers.in_context import Pairs, paired_icl_scores, pairs_ending_at
 from helpers.model import AttentionOnlyTransformer, Head, load_book_model, load_model
 from helpers.scrubbing import induction_stories, loss_recovered
@@ -68,9 +68,9 @@ class Models:
         """One of the models in float64 and the beginnings of some contexts, for an identity, which holds for any."""
         return self.load(name).double(), self.contexts[:n, :length]
 
-    def rows(self, name: str) -> list[dict]:
-        """The history of a training from the end of its warm-up on; the control has none."""
-        return after_warmup(load_history(book_folder(name, self.seed)), RECIPES[name].training.warmup_steps)
+    def formation(self, name: str) -> list[dict]:
+        """What was measured along a training of the laptop's recipes; the control has none."""
+        return load_formation(name, self.seed)
 
     # ---- texts ------------------------------------------------------------------------------------------------------
 

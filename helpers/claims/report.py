@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from helpers.claims.fresh import load_fresh
-from helpers.claims.ledger import NOT_SEEN, REPRODUCED, UNDECIDED, WEAKER, WORDS, Finding
+from helpers.claims.fresh import load_fresh, measured_on_fresh_runs
+from helpers.claims.ledger import NOT_SEEN, REPRODUCED, UNDECIDED, WEAKER, WORDS, Finding, on_average
 from helpers.claims.measure import find, measured_on
 from helpers.claims.models import Models
 from helpers.training import SEEDS
@@ -79,9 +79,8 @@ def _row(finding: Finding) -> list[str]:
     claim = finding.claim
     sentence, paper = f"**{claim.slug}** {claim.sentence}", f"*{claim.section}:* {claim.paper}"
     seeds = [claim.show(one and one.value) for one in finding.discovery.values()]
-    fresh = "; ".join(claim.show(one and one.value) for one in finding.confirmation.values())
     verdict = f"**{finding.verdict}**" + (f", fresh: {finding.confirmed}" if finding.confirmation else "")
-    return [sentence, paper, claim.value, str(claim.bar), *seeds, _control(finding), fresh or "–", verdict]
+    return [sentence, paper, claim.value, str(claim.bar), *seeds, _control(finding), _fresh(finding), verdict]
 
 
 def _control(finding: Finding) -> str:
@@ -89,6 +88,14 @@ def _control(finding: Finding) -> str:
     controls = [one.control for one in finding.discovery.values() if one and one.control]
     shown = list(dict.fromkeys(finding.claim.show(control) for control in controls))
     return f"{finding.claim.control}: {'; '.join(shown)}" if shown else "–"
+
+
+def _fresh(finding: Finding) -> str:
+    """What fresh seeds have; of trainings, which are many, the mean."""
+    claim, found = finding.claim, list(finding.confirmation.values())
+    if claim.of_runs and found:
+        return f"{claim.show(on_average(found).value)}, the mean of {len(found)}"
+    return "; ".join(claim.show(one and one.value) for one in found) or "–"
 
 
 def not_asked() -> dict[str, dict[str, str]]:
@@ -105,7 +112,8 @@ def check(*slugs: str) -> Ledger:
     Raises:
         ReaderError: there is no such claim.
     """
-    wanted, fresh = find(slugs), load_fresh()
+    wanted = find(slugs)
+    fresh = load_fresh() | measured_on_fresh_runs(wanted)
     columns = dict(zip(SEEDS, measured_on(wanted, map(Models, SEEDS)), strict=True))
     return Ledger(
         [

@@ -23,8 +23,11 @@ def new_optimizers(model: AttentionOnlyTransformer, config: TrainingConfig) -> l
     """The optimizers of a training before its first step, each of some of the weights."""
     heads = [weight for weight in model.parameters() if weight.ndim == 4 and config.muon_learning_rate]
     others = [weight for weight in model.parameters() if weight.ndim != 4 or not config.muon_learning_rate]
+    groups = [{"params": [weight for weight in others if weight is not model.smear]}]
+    if model.smear is not None:
+        groups.append({"params": [model.smear], "weight_decay": 0.0})  # a share, which has no reason to go to a half
     adamw = torch.optim.AdamW(
-        others, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
     return [adamw, Muon(heads, config.muon_learning_rate, dtype=matmul_dtype(config.precision))] if heads else [adamw]
 

@@ -20,7 +20,13 @@ class Recipe:
 
 
 MUON = TrainingConfig(
-    2_200_000, learning_rate=5e-3, muon_learning_rate=0.012, warmup_steps=50, final_learning_rate=0.05, weight_decay=0.5
+    2_200_000,
+    learning_rate=5e-3,
+    muon_learning_rate=0.012,
+    warmup_steps=50,
+    final_learning_rate=0.05,
+    weight_decay=0.5,
+    n_checkpoints=55,  # every forty steps, for helpers.formation
 )
 ADAMW = TrainingConfig(6_000_000, batch_size=16, learning_rate=5e-3, warmup_steps=100, final_learning_rate=0.3)
 
@@ -43,14 +49,12 @@ RECIPES = {
 }
 BOOK = ("zero_layer", "one_layer", "two_layer")
 SEEDS = (0, 1, 2)  # of all of these
-N_CHECKPOINTS = {("laptop", 0): 40}  # of the weights; none of all other trainings
 
 
 def book_trainings() -> dict[str, Recipe]:
     """Every training that data/ holds something of, by the name of its folder."""
-    trainings = {}
-    for name, recipe in RECIPES.items():
-        for seed in SEEDS:
-            training = replace(recipe.training, seed=seed, n_checkpoints=N_CHECKPOINTS.get((name, seed), 0))
-            trainings[book_folder(name, seed).name] = replace(recipe, training=training)
-    return trainings
+    return {
+        book_folder(name, seed).name: replace(recipe, training=replace(recipe.training, seed=seed))
+        for name, recipe in RECIPES.items()
+        for seed in SEEDS
+    }
