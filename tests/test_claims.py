@@ -94,8 +94,16 @@ def test_a_control_that_passes_on_one_seed_alone_is_enough():
 
 
 def test_of_trainings_the_mean_is_judged():
-    assert Finding(a_claim(of_runs=True), found(0.9, 0.79, 0.95, 0.9), {}).verdict == REPRODUCED
-    assert Finding(a_claim(of_runs=True), found(0.9, 0.5, 0.95, 0.9), {}).verdict == UNDECIDED
+    claim = a_claim(of_runs=True)
+    assert Finding(claim, found(0.9, 0.79, 0.95, 0.9, control=0.1), {}).verdict == REPRODUCED
+    assert Finding(claim, found(0.9, 0.5, 0.95, 0.9, control=0.1), {}).verdict == UNDECIDED
+
+
+def test_of_trainings_the_mean_of_the_controls_must_not_pass():
+    evidence = found(0.9, 0.9, 0.9, control=0.1)
+    evidence[1] = Evidence(about(0.9), about(0.85))
+    assert Finding(a_claim(of_runs=True), evidence, {}).verdict == REPRODUCED
+    assert Finding(a_claim(of_runs=True), found(0.9, 0.9, 0.9, control=0.85), {}).verdict == NOT_SEEN
 
 
 def test_fresh_seeds_are_judged_by_themselves():

@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+import torch
+
 from helpers import ReaderError
 from helpers.claims import check
 from helpers.claims.fresh import load_fresh, save_fresh
@@ -57,10 +59,18 @@ def measure_fresh(runs: Path) -> None:
         raise ReaderError(f"There are no trainings in {runs}: helpers/claims/fresh.py says how to make them.")
     claims = [claim for claim in find(()) if claim.kind == "finding" and not claim.of_runs]
     fresh = load_fresh()
-    for seed, column in zip(seeds, measured_on(claims, (Models(seed, runs) for seed in seeds)), strict=True):
+    columns = measured_on(claims, (Models(seed, runs) for seed in seeds), at_once())
+    for seed, column in zip(seeds, columns, strict=True):
         for slug, evidence in column.items():
             fresh[slug] = fresh.get(slug, {}) | {seed: evidence}
     save_fresh(fresh)
+
+
+def at_once() -> int:
+    """A thread of torch for each seed, and a seed for each thread: as many as torch would have used for one."""
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return n_threads
 
 
 def main(arguments: list[str]) -> None:
@@ -69,11 +79,11 @@ def main(arguments: list[str]) -> None:
         case ["-h" | "--help", *_]:
             print(__doc__)
         case ["--write"]:
-            write_pages(DATA.parent, check())
+            write_pages(DATA.parent, check(at_once=at_once()))
         case ["--fresh", runs]:
             measure_fresh(Path(runs))
         case _:
-            print(check(*arguments))
+            print(check(*arguments, at_once=at_once()))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from helpers import ReaderError
 from helpers.claims.ledger import Claim, Evidence, Measured
 from helpers.claims.models import Models
 from helpers.files import DATA, how_to_restore, write_atomically
+from helpers.formation import FRESH_SEEDS
 from helpers.statistics import Estimate
 
 FILE = DATA / "claims" / "fresh_seeds.json"
-FRESH_RUNS = range(20, 30)  # seeds of the laptop's recipe
 
 
 def load_fresh(file: Path = FILE) -> dict[str, Measured]:
@@ -40,7 +40,7 @@ def load_fresh(file: Path = FILE) -> dict[str, Measured]:
 
 def measured_on_fresh_runs(claims: Iterable[Claim]) -> dict[str, Measured]:
     """Those of ``claims`` that are about trainings, on each fresh one."""
-    return {c.slug: {seed: c.measured(Models(seed)) for seed in FRESH_RUNS} for c in claims if c.of_runs}
+    return {c.slug: {seed: c.measured(Models(seed)) for seed in FRESH_SEEDS} for c in claims if c.of_runs}
 
 
 def save_fresh(fresh: dict[str, Measured], file: Path = FILE) -> None:

@@ -1,6 +1,8 @@
 """Measuring claims: which ones, on which models, and against the untrained control."""
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from tqdm.auto import tqdm
 
@@ -21,13 +23,14 @@ def find(slugs: Sequence[str]) -> list[Claim]:
     return [claim for claim in CLAIMS.values() if not slugs or claim.slug in slugs or claim.chapter in slugs]
 
 
-def measured_on(claims: Sequence[Claim], seeds: Iterable[Models]) -> list[dict[str, Evidence | None]]:
+def measured_on(claims: Sequence[Claim], seeds: Iterable[Models], at_once: int = 1) -> list[dict[str, Evidence | None]]:
     """What is found of each claim on each seed; where the control is the untrained model, with what that has.
 
-    Seed after seed, so that the models of one are let go of before those of the next are loaded.
+    So many seeds ``at_once``, and the models of one are let go of before those of the next are loaded.
     """
     untrained = _column([claim for claim in claims if _needs_untrained(claim)], Models(None))
-    return [_against(_column(claims, models), untrained) for models in seeds]
+    with ThreadPoolExecutor(at_once) as pool:
+        return [_against(column, untrained) for column in pool.map(partial(_column, claims), seeds)]
 
 
 def _needs_untrained(claim: Claim) -> bool:

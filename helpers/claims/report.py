@@ -106,15 +106,17 @@ def not_asked() -> dict[str, dict[str, str]]:
 # ---- the whole ----------------------------------------------------------------------------------------------------
 
 
-def check(*slugs: str) -> Ledger:
+def check(*slugs: str, at_once: int = 1) -> Ledger:
     """Measure the named claims, or all of one chapter (``check("03")``), or all of the book (``check()``).
+
+    So many seeds ``at_once``: with one thread of torch for each, that is faster, and takes more memory.
 
     Raises:
         ReaderError: there is no such claim.
     """
     wanted = find(slugs)
     fresh = load_fresh() | measured_on_fresh_runs(wanted)
-    columns = dict(zip(SEEDS, measured_on(wanted, map(Models, SEEDS)), strict=True))
+    columns = dict(zip(SEEDS, measured_on(wanted, map(Models, SEEDS), at_once), strict=True))
     return Ledger(
         [
             Finding(claim, {seed: column[claim.slug] for seed, column in columns.items()}, fresh.get(claim.slug, {}))
