@@ -5,13 +5,12 @@ import torch
 
 from helpers.model import AttentionOnlyTransformer, ModelConfig
 from helpers.training import TrainingConfig
-from helpers.training.optimizers import Muon, new_optimizers, orthogonalised
+from helpers.training.optimizers import Muon, new_optimizers, of_layers, orthogonalised
 
 torch.manual_seed(0)
-SHAPES = [(2, 3, 16, 4), (1, 2, 4, 16), (1, 1, 5, 5)]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [(2, 16, 12), (3, 4, 16), (1, 5, 5)])
 def test_orthogonalised_keeps_the_singular_vectors_and_levels_the_singular_values(shape):
     weight = torch.randn(shape, dtype=torch.double)
     U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
@@ -21,31 +20,43 @@ def test_orthogonalised_keeps_the_singular_vectors_and_levels_the_singular_value
     assert 0.6 < values.min() and values.max() < 1.3 and S.max() > 2 * S.min()
 
 
-def test_every_head_is_made_orthogonal_by_itself():
-    weight = torch.randn(2, 3, 16, 4)
-    alone = orthogonalised(1000 * weight[1:, 2:])
-    torch.testing.assert_close(orthogonalised(weight)[1:, 2:], alone, atol=1e-5, rtol=0)
+def test_every_layer_is_made_orthogonal_by_itself_and_whatever_its_size():
+    weight = torch.randn(2, 3, 4, 16)
+    torch.testing.assert_close(of_layers(weight)[1:], of_layers(1000 * weight[1:]), atol=1e-5, rtol=0)
 
 
-def test_a_head_without_a_gradient_stays_where_it_is():
-    assert not orthogonalised(torch.zeros(1, 1, 4, 2)).any()
+def test_heads_of_a_layer_are_moved_in_different_directions():
+    """Two heads that have the same gradient share one step between them; by themselves each would make all of it."""
+    alike = torch.randn(1, 1, 2, 16, dtype=torch.double).expand(1, 2, 2, 16)
+    together, alone = of_layers(alike), of_layers(alike[:, :1])
+    torch.testing.assert_close(together.norm() ** 2, alone.norm() ** 2, rtol=0.3, atol=0)
+    apart = of_layers(torch.randn(1, 2, 2, 16, dtype=torch.double))
+    assert (apart[0, 0] @ apart[0, 1].mT).abs().max() < 0.2 < (together[0, 0] @ together[0, 1].mT).abs().max()
 
 
-def test_muon_steps_along_the_orthogonalised_nesterov_momentum():
-    weight = torch.nn.Parameter(torch.randn(1, 2, 8, 3))
-    expected, mean = weight.detach().clone(), torch.zeros(1, 2, 8, 3)
-    optimizer = Muon([weight], lr=0.1, momentum=0.8)
+def test_a_layer_without_a_gradient_stays_where_it_is():
+    assert not of_layers(torch.zeros(1, 1, 2, 4)).any()
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_muon_steps_along_the_orthogonalised_nesterov_momentum(writes):
+    weight = torch.nn.Parameter(torch.randn(1, 2, *((3, 8) if writes else (8, 3))))
+    expected, mean = weight.detach().clone(), torch.zeros_like(weight)
+    optimizer = Muon([{"params": [weight], "writes": writes}], lr=0.1, momentum=0.8)
     for _ in range(3):
-        weight.grad = torch.randn(1, 2, 8, 3)
+        weight.grad = torch.randn_like(weight)
         mean = 0.8 * mean + 0.2 * weight.grad
-        expected -= 0.1 * orthogonalised(0.8 * mean + 0.2 * weight.grad)
+        ahead = 0.8 * mean + 0.2 * weight.grad
+        rows = torch.cat([head if writes else head.mT for head in ahead[0]])[None]  # [layer, head and d_head, d_model]
+        heads = orthogonalised(rows)[0].split(3)
+        expected -= 0.1 * torch.stack([head if writes else head.mT for head in heads])
         optimizer.step()
     torch.testing.assert_close(weight.detach(), expected)
 
 
 def test_muon_leaves_weights_without_a_gradient_alone():
     weight = torch.nn.Parameter(torch.ones(1, 1, 4, 2))
-    Muon([weight], lr=0.1).step()
+    Muon([{"params": [weight], "writes": False}], lr=0.1).step()
     assert (weight == 1).all()
 
 

@@ -1,47 +1,48 @@
 """What updates the weights: AdamW for all of them, or Muon for the attention heads and AdamW for the rest.
 
-A step along the gradient is mostly a step along its few largest singular values. Muon sets them all to about 1, so that
-a head learns in every direction it can read or write at the same speed
-(Jordan et al., 2024, https://kellerjordan.github.io/posts/muon).
+A step along the gradient is mostly a step along its few largest singular values. Muon sets them all to about 1
+(Jordan et al., 2024, https://kellerjordan.github.io/posts/muon). It does so for all heads of a layer together, so that
+no two of them are moved in the same direction: heads that would share a task between them come to differ.
 """
-
-from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from helpers.model import AttentionOnlyTransformer
 from helpers.training.config import TrainingConfig
 from helpers.training.machine import matmul_dtype
 
 QUINTIC = 3.4445, -4.7750, 2.0315  # a·s + b·s³ + c·s⁵ takes any s in (0, 1] close to 1 when it is repeated
-N_ITERATIONS = 3  # Jordan takes five; here heads form as fast with three
+N_ITERATIONS = 5
 
 
 def new_optimizers(model: AttentionOnlyTransformer, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """The optimizers of a training before its first step, each of some of the weights."""
-    heads = [weight for weight in model.parameters() if weight.ndim == 4 and config.muon_learning_rate]
-    others = [weight for weight in model.parameters() if weight.ndim != 4 or not config.muon_learning_rate]
-    groups = [{"params": [weight for weight in others if weight is not model.smear]}]
+    decaying, reading, writing = [model.W_E, model.W_U], [model.W_Q, model.W_K, model.W_V], [model.W_O]
+    if not config.muon_learning_rate:
+        decaying += reading + writing
+    groups = [{"params": decaying}]
     if model.smear is not None:
         groups.append({"params": [model.smear], "weight_decay": 0.0})  # a share, which has no reason to go to a half
     adamw = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    return [adamw, Muon(heads, config.muon_learning_rate, dtype=matmul_dtype(config.precision))] if heads else [adamw]
+    if not config.muon_learning_rate:
+        return [adamw]
+    groups = [{"params": reading, "writes": False}, {"params": writing, "writes": True}]
+    return [adamw, Muon(groups, config.muon_learning_rate, dtype=matmul_dtype(config.precision))]
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal for each head by itself: ``torch.optim.Muon`` takes single matrices only.
+    """Momentum, made orthogonal for each layer: ``torch.optim.Muon`` takes single matrices only.
 
-    Nothing decays. ``dtype`` is that of the matrix products.
+    Nothing decays. A group of weights that "writes" has the shape ``[layer, head, d_head, d_model]``, any other
+    ``[layer, head, d_model, d_head]``. ``dtype`` is that of the matrix products.
     """
 
-    def __init__(
-        self, weights: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32
-    ):
-        super().__init__(weights, {"lr": lr, "momentum": momentum})
+    def __init__(self, groups: list[dict], lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32):
+        super().__init__(groups, {"lr": lr, "momentum": momentum})
         self.dtype = dtype
 
     @torch.no_grad()
@@ -53,19 +54,22 @@ class Muon(torch.optim.Optimizer):
                     continue
                 mean = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 mean.lerp_(weight.grad, 1 - group["momentum"])
-                ahead = weight.grad.lerp(mean, group["momentum"])
-                weight.sub_(group["lr"] * orthogonalised(ahead.to(self.dtype)))
+                ahead = weight.grad.lerp(mean, group["momentum"]).to(self.dtype)
+                step = of_layers(ahead) if group["writes"] else of_layers(ahead.mT).mT
+                weight.sub_(group["lr"] * step)
 
 
-def orthogonalised(
-    weight: Float[Tensor, "layer head a b"], n_iterations: int = N_ITERATIONS
-) -> Float[Tensor, "layer head a b"]:
-    """Each head's matrix with the same singular vectors and with singular values near 1, by Newton–Schulz iteration."""
-    is_tall = weight.shape[-2] > weight.shape[-1]
-    x = (weight.mT if is_tall else weight).flatten(0, 1)
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7)
+def of_layers(weight: Float[Tensor, "layer head d_head d_model"]) -> Float[Tensor, "layer head d_head d_model"]:
+    """``orthogonalised`` for all heads of a layer as one matrix, ``[head and d_head, d_model]``."""
+    return orthogonalised(weight.flatten(1, 2)).reshape(weight.shape)
+
+
+def orthogonalised(weight: Float[Tensor, "layer a b"], n_iterations: int = N_ITERATIONS) -> Float[Tensor, "layer a b"]:
+    """Each matrix with the same singular vectors and with singular values near 1, by Newton–Schulz iteration."""
+    x = weight.mT if (is_tall := weight.shape[1] > weight.shape[2]) else weight
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
     a, b, c = QUINTIC
     for _ in range(n_iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if is_tall else x).reshape(weight.shape)
+    return x.mT if is_tall else x

@@ -20,13 +20,13 @@ class Recipe:
 
 
 MUON = TrainingConfig(
-    2_200_000,
+    1_800_000,
     learning_rate=5e-3,
-    muon_learning_rate=0.012,
+    muon_learning_rate=0.018,
     warmup_steps=50,
     final_learning_rate=0.05,
     weight_decay=0.5,
-    n_checkpoints=55,  # every forty steps, for helpers.formation
+    n_checkpoints=45,  # every forty steps, for helpers.formation
 )
 ADAMW = TrainingConfig(6_000_000, batch_size=16, learning_rate=5e-3, warmup_steps=100, final_learning_rate=0.3)
 
