@@ -1,4 +1,4 @@
-"""What is measured during a training, and when things happen in it: half-way points, windows, slopes.
+"""What is measured during a training, and how its history is read.
 
 Tokens seen are counted on a logarithmic scale, as the rows of a history are. Scores and the loss by position are those
 of the follow-up paper, "In-context Learning and Induction Heads" (Olsson et al., 2022).
@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -152,31 +151,9 @@ def passes(tokens: Float[Tensor, " row"], values: Float[Tensor, " row"], level: 
     return (tokens[last] * (tokens[last + 1] / tokens[last]) ** share).item()
 
 
-def half_way(tokens: Float[Tensor, " row"], values: Float[Tensor, " row"]) -> float:
-    """After how many tokens a curve stays above half of its final value; a falling curve is turned over first."""
-    end = final(values)
-    return passes(tokens, values * np.sign(end), abs(end) / 2)
-
-
 def slopes(tokens: Float[Tensor, " row"], values: Float[Tensor, " row"], width: int = 5) -> Float[Tensor, " window"]:
     """Change per e-fold of tokens, by least squares, in every window of ``width`` rows."""
     x = tokens.log().unfold(0, width, 1)
     y = values.unfold(0, width, 1)
     x = x - x.mean(1, keepdim=True)
     return (x * y).sum(1) / x.square().sum(1)
-
-
-def resteepening(tokens: Float[Tensor, " row"], losses: Float[Tensor, " row"], width: int = 5) -> float:
-    """How much faster a loss falls at some time than at some earlier time, in nats per e-fold of tokens.
-
-    Speeds are those of windows of ``width`` rows. 0 for a curve that flattens all the way, as most losses do; a bump
-    makes it large.
-    """
-    fall = -slopes(tokens, losses, width)
-    return (fall - fall.cummin(0).values).max().item()
-
-
-def position_slope(loss_by_position: Float[Tensor, " predicted"], start: int) -> float:
-    """Change of the loss per e-fold of the position, from position ``start`` to the end, by least squares."""
-    positions = torch.arange(1, len(loss_by_position) + 1, dtype=torch.double)
-    return slopes(positions[start - 1 :], loss_by_position[start - 1 :], len(positions) - start + 1).item()

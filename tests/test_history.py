@@ -16,13 +16,10 @@ from helpers.history import (
     best_head,
     column,
     final,
-    half_way,
     load_checkpoints,
     load_history,
     measure,
     passes,
-    position_slope,
-    resteepening,
     slopes,
 )
 from helpers.model import AttentionOnlyTransformer
@@ -30,7 +27,6 @@ from helpers.training import RECIPES, run
 from tests.tiny import CONFIG, N_STEPS, sizes_for
 
 TOKENS = torch.logspace(0, 6, 7, 10, dtype=torch.double)  # 1, 10, … a million
-CURVES = st.lists(st.floats(-3, 3), min_size=7, max_size=7).map(lambda y: torch.tensor(y, dtype=torch.double))
 
 
 def curve(*values: float) -> torch.Tensor:
@@ -144,36 +140,7 @@ def test_a_level_counts_as_passed_only_for_good():
     assert passes(TOKENS, curve(1, 1, 1, 1, 1, 1, 0), 0.5) == math.inf
 
 
-def test_half_way_is_that_of_the_final_value_upwards_or_downwards():
-    rising = curve(0, 0, 0, 0.5, 1, 1, 1)
-    assert half_way(TOKENS, rising) == half_way(TOKENS, -rising) == pytest.approx(10**3)
-
-
-@given(CURVES, st.floats(0.1, 10))
-def test_half_way_does_not_depend_on_the_unit(values, unit):
-    if abs(final(values)) > 0.01:
-        assert half_way(TOKENS, unit * values) == pytest.approx(half_way(TOKENS, values), rel=1e-6)
-
-
 @given(st.floats(-2, 2), st.floats(-2, 2), st.integers(2, 7))
 def test_slopes_of_a_straight_line_in_the_logarithm(a, b, width):
     found = slopes(TOKENS, a + b * TOKENS.log(), width)
     assert found.shape == (8 - width,) and torch.allclose(found, torch.full_like(found, b), atol=1e-9)
-
-
-def test_a_convex_fall_never_gets_steeper_again_and_a_bump_does():
-    rows = torch.logspace(0, 4, 30, 10, dtype=torch.double)
-    power_law = 2 + rows**-0.3
-    assert resteepening(rows, power_law) == 0
-    bump = power_law - 0.5 * torch.sigmoid(4 * (rows.log() - 6))
-    assert 0.2 < resteepening(rows, bump) < 0.6
-    assert resteepening(rows, bump, width=15) < resteepening(rows, bump, width=3)
-    assert resteepening(rows, -power_law) > 0.1  # a rise that gets gentler
-
-
-def test_the_slope_by_position_counts_from_where_it_is_told():
-    positions = torch.arange(1, 101, dtype=torch.double)
-    losses = torch.where(positions < 50, 5.0, 5 - 0.2 * (positions / 50).log())
-    assert position_slope(losses, 50) == pytest.approx(-0.2)
-    assert -0.2 < position_slope(losses, 10) < -0.01
-    assert position_slope(losses[:49], 10) == pytest.approx(0)
