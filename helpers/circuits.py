@@ -338,14 +338,6 @@ def matching_circuit(model: AttentionOnlyTransformer, head: Head, previous_token
     return model.W_E @ W_QK(model, head) @ through.T @ model.W_E.T
 
 
-def matching_trace(model: AttentionOnlyTransformer, head: Head, previous_token: Float[Tensor, " head"]) -> float:
-    """Trace of the ``matching_circuit`` ("trace of QK eigenvalues" in Olsson et al., 2022).
-
-    A large one matches equal tokens, or any tokens: what all embeddings have in common is in it too.
-    """
-    return matching_circuit(model, head, previous_token).trace()
-
-
 Score = Callable[[AttentionOnlyTransformer, Head, Head, str], float]
 
 

@@ -15,7 +15,7 @@ these rows, which the book keeps in ``data/formations``, and not on the weights.
 import argparse
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from helpers.model import AttentionOnlyTransformer, ModelConfig
 from helpers.tokens import EncodedCorpus, load_encoded
 from helpers.training.machine import matmul_dtype, tuned_process
 
-FRESH_SEEDS = range(30, 40)  # of the laptop's recipes; trained after the criteria had been set
+FRESH_SEEDS: Sequence[int] = ()  # of the laptop's recipes; trained after the criteria had been set
 REPEAT_LENGTH = 50
 BANDS = (1, 2, 4, 8, 16, 32, 64)  # positions at which a band of ``loss_by_band`` begins; the last goes to the end
 

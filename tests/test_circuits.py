@@ -24,7 +24,7 @@ from helpers.circuits import (
     feature_share,
     induction_circuit,
     logits_by_tables,
-    matching_trace,
+    matching_circuit,
     ov_circuit,
     path_logits,
     paths,
@@ -276,7 +276,6 @@ NO_QK_CIRCUIT = {
     "score_by_token": lambda m, cache: score_by_token(m, cache, (1, 0), 3, 2),
     "induction_circuit": lambda m, cache: induction_circuit(m, (1, 0), (0, 0)),
     "qk_eigenvalue_score": lambda m, cache: qk_eigenvalue_score(m, (1, 0), (0, 0)),
-    "matching_trace": lambda m, cache: matching_trace(m, (1, 0), torch.ones(2)),
     "Q-composition": lambda m, cache: composition_score(m, (0, 0), (1, 0), "Q"),
     "K-composition": lambda m, cache: composition_scores(m, "K"),
     "composition_excess": lambda m, cache: composition_excess(m, "K"),
@@ -414,5 +413,5 @@ def test_the_induction_circuit_is_the_qk_circuit_with_keys_read_through_the_earl
 def test_the_matching_trace_is_the_sum_of_the_induction_circuits_by_how_far_each_looks_back():
     model, head, looks_back = random_model(2), (1, 1), torch.tensor([0.7, -0.2], dtype=torch.double)
     expected = sum(score * induction_circuit(model, head, (0, e)).trace() for e, score in enumerate([0.7, -0.2]))
-    assert matching_trace(model, head, looks_back) == pytest.approx(expected)
-    assert matching_trace(model, head, looks_back.flip(0)) != pytest.approx(expected)
+    assert matching_circuit(model, head, looks_back).trace() == pytest.approx(expected)
+    assert matching_circuit(model, head, looks_back.flip(0)).trace() != pytest.approx(expected)
