@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from helpers import ReaderError
+from helpers.files import book_folder
 from helpers.formation import Texts, as_row, half_formed, head_scores, save_rows
 from helpers.model import AttentionOnlyTransformer, ModelConfig
 from helpers.tokens import EncodedCorpus, load_encoded
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = replace(recipe, training=replace(recipe.training, seed=a.seed))
     rows = grow(a.clamp, recipe, load_encoded(d_vocab=recipe.model.d_vocab))
     print(*(f"{part} half formed after {tokens:,.0f} tokens" for part, tokens in half_formed(rows).items()), sep="\n")
-    save_rows(rows, a.out / f"{a.clamp}_seed{a.seed}.json", clamp=a.clamp, recipe=a.recipe, seed=a.seed)
+    save_rows(rows, a.out / f"{book_folder(a.clamp, a.seed).name}.json", clamp=a.clamp, recipe=a.recipe, seed=a.seed)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ def rows_of(heads: torch.Tensor, previous: torch.Tensor, score: torch.Tensor, lo
     ]
 
 
-def training(heads=1e6, previous=2e5, score=1e6, smeared=5e5, bump=0.5, sharpness=8.0) -> MadeUp:
+def training(
+    heads=1e6, previous=2e5, score=1e6, smeared=5e5, bump=0.5, sharpness=8.0, given=4e5, withheld=1e9, no_copying=2e6
+) -> MadeUp:
     """Models whose runs turn after so many tokens."""
     fall = 2 + 4 * (TOKENS / 1e4 + 1) ** -0.3  # slower and slower
     nothing = torch.zeros_like(TOKENS)
@@ -59,6 +61,8 @@ def training(heads=1e6, previous=2e5, score=1e6, smeared=5e5, bump=0.5, sharpnes
         "laptop_smeared": rows_of(grown(smeared), nothing, nothing, fall),
         "laptop_two_layer_smeared": rows_of(grown(smeared), nothing, nothing, fall),
     }
+    clamps = {"given": given, "withheld": withheld, "no_copying": no_copying}
+    runs |= {name: rows_of(grown(middle), nothing, nothing, fall) for name, middle in clamps.items()}
     return MadeUp(0, runs=runs)
 
 
@@ -86,6 +90,11 @@ def test_a_training_as_the_paper_describes_it_meets_every_bar_and_no_control_doe
         ("icl-bump", {"bump": 0.0}),
         ("icl-previous-first", {"previous": 1.5e6}),
         ("icl-smeared-earlier", {"smeared": 1e6}),
+        ("form-given", {"given": 9e5}),
+        ("form-given", {"given": 1e9}),
+        ("form-withheld", {"withheld": 2e6}),
+        ("form-no-copying", {"no_copying": 1.2e6}),
+        ("form-no-copying", {"no_copying": 5e5}),
     ],
 )
 def test_a_training_that_is_not_so_does_not_meet_the_bar(slug, changes):

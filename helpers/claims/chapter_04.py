@@ -171,6 +171,7 @@ def agreement(sources: Float[Tensor, "token head d_head"], outs: Float[Tensor, "
         first: Bool[Tensor, "token head"],
         near: Bool[Tensor, "token head"],
     ) -> float:
+        """Of one sample of tokens."""
         others = (boost.mean(0), boost.median(0).values, first.double().mean(0), near.double().mean(0))
         return min(spearman(scores_of(spectra), other) for other in others)
 

@@ -5,12 +5,14 @@ the time in which prefix matching of the best head grows from a tenth to nine te
 """
 
 import math
+from dataclasses import replace
 
 from helpers.claims.ledger import Evidence, at_least, at_most, claim
 from helpers.claims.models import Models
-from helpers.formation import Curve, curve, repeats_curve, turn_of
+from helpers.formation import FRESH_SEEDS, Curve, curve, repeats_curve, turn_of
 from helpers.history import final, passes
 from helpers.statistics import Estimate
+from helpers.training import SEEDS
 
 
 def _found(value: float, control: float) -> Evidence:
@@ -106,3 +108,40 @@ def _smeared_keys_let_two_layers_turn_earlier(models: Models) -> Evidence:
     )
     half, start = final(plain.values) / 2, plain.reaches(0.1)
     return _found(*(passes(one.tokens, one.values, half) / start for one in (smeared, plain)))
+
+
+def _how_much_later(models: Models, clamp: str) -> Evidence:
+    """After how many tokens prefix matching is half formed under a clamp, by the final value of the free training.
+
+    As a multiple of what the free training needs; and so for the free training of another seed.
+    """
+    group = SEEDS if models.seed in SEEDS else FRESH_SEEDS
+    another = replace(models, seed=group[group.index(models.seed) - 1])
+    free, clamped, other = (
+        curve(of_seed.formation(name), "prefix_matching", layer=1)
+        for of_seed, name in ((models, "laptop"), (models, clamp), (another, "laptop"))
+    )
+    half = final(free.values) / 2
+    return _found(*(passes(one.tokens, one.values, half) / free.reaches(0.5) for one in (clamped, other)))
+
+
+@claim("form-given", at_most(0.8), control="free, another seed", needs="clamped", of_runs=True)
+def _earlier_with_looking_back_given(models: Models) -> Evidence:
+    """If a head looks at the previous token from the start, induction heads form earlier."""
+    return _how_much_later(models, "given")
+
+
+@claim("form-no-copying", at_least(1.5), control="free, another seed", needs="clamped", of_runs=True)
+def _later_without_copying(models: Models) -> Evidence:
+    """If the heads of layer 1 cannot learn what to write, induction heads form later."""
+    return _how_much_later(models, "no_copying")
+
+
+@claim("form-withheld", at_most(0.1), control="a previous-token head given", needs="clamped", of_runs=True)
+def _never_without_looking_back(models: Models) -> Evidence:
+    """If no head of layer 0 may look at the previous token, no induction head forms."""
+    free, withheld, given = (
+        final(curve(models.formation(name), "prefix_matching", layer=1).values)
+        for name in ("laptop", "withheld", "given")
+    )
+    return _found(withheld / free, given / free)

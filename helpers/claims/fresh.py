@@ -40,7 +40,8 @@ def load_fresh(file: Path = FILE) -> dict[str, Measured]:
 
 def measured_on_fresh_runs(claims: Iterable[Claim]) -> dict[str, Measured]:
     """Those of ``claims`` that are about trainings, on each fresh one."""
-    return {c.slug: {seed: c.measured(Models(seed)) for seed in FRESH_SEEDS} for c in claims if c.of_runs}
+    found = {c.slug: {seed: c.measured(Models(seed)) for seed in FRESH_SEEDS} for c in claims if c.of_runs}
+    return {slug: {seed: one for seed, one in seeds.items() if one} for slug, seeds in found.items()}
 
 
 def save_fresh(fresh: dict[str, Measured], file: Path = FILE) -> None:

@@ -52,7 +52,7 @@ class Bar:
         if self.exact:
             return "equal to rounding"
         sign = "≥" if self.at_least else "≤"
-        return f"{sign} {self.bar:g}" + ("" if self.weaker is None else f" (weaker: {sign} {self.weaker:g})")
+        return f"{sign} {self.bar:.3g}" + ("" if self.weaker is None else f" (weaker: {sign} {self.weaker:.3g})")
 
 
 def at_least(bar: float, weaker: float | None = None) -> Bar:

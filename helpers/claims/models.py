@@ -12,7 +12,7 @@ from torch import Tensor
 from helpers.copying import copying_scores
 from helpers.edges import Effects, cut_edges, of_all_kinds, rotated_writers
 from helpers.files import book_folder
-from helpers.formation import load_formation
+from helpers.formation import CLAMPED_SEEDS, load_formation
 from helpers.heads import induction_targets, prefix_matching_scores, previous_token_scores, random_repeats
 from helpers.in_context import Pairs, paired_icl_scores, pairs_ending_at
 from helpers.model import AttentionOnlyTransformer, Head, load_book_model, load_model
@@ -45,6 +45,11 @@ class Models:
     @property
     def trained(self) -> bool:
         return self.seed is not None
+
+    @property
+    def clamped(self) -> bool:
+        """Whether the book has this seed's trainings under a clamp."""
+        return self.seed in CLAMPED_SEEDS
 
     @cached_property
     def one_layer(self) -> AttentionOnlyTransformer:
