@@ -9,7 +9,7 @@ weights as the free model and reads the same contexts in the same order::
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -107,7 +107,8 @@ def main(arguments: list[str] | None = None) -> None:
     recipe = replace(recipe, training=replace(recipe.training, seed=a.seed))
     rows = grow(a.clamp, recipe, load_encoded(d_vocab=recipe.model.d_vocab))
     print(*(f"{part} half formed after {tokens:,.0f} tokens" for part, tokens in half_formed(rows).items()), sep="\n")
-    save_rows(rows, a.out / f"{book_folder(a.clamp, a.seed).name}.json", clamp=a.clamp, recipe=a.recipe, seed=a.seed)
+    about = {"clamp": a.clamp, "model": asdict(recipe.model), "training": asdict(recipe.training), "heads_alone": True}
+    save_rows(rows, a.out / f"{book_folder(a.clamp, a.seed).name}.json", **about)
 
 
 if __name__ == "__main__":

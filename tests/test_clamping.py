@@ -84,5 +84,5 @@ def test_the_command_says_what_formed_when_and_writes_the_rows(corpus, tmp_path,
     monkeypatch.setattr(clamping, "RECIPES", {"laptop": recipe_for(corpus)})
     clamping.main(["withheld", "--seed", "1", "--out", str(tmp_path)])
     written = json.loads((tmp_path / "withheld_seed1.json").read_text())
-    assert (written["clamp"], written["seed"]) == ("withheld", 1) and written["rows"][-1]["step"] == N_STEPS
+    assert (written["clamp"], written["training"]["seed"]) == ("withheld", 1) and written["rows"][-1]["step"] == N_STEPS
     assert "prefix matching half formed after" in capsys.readouterr().out
