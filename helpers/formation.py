@@ -1,11 +1,11 @@
 """How a model forms: what is measured of the many checkpoints of a training, and when its heads turn.
 
-``python -m helpers.training --recipe laptop --seed 20 --out runs/laptop_seed20`` keeps the weights every forty steps.
+``python -m helpers.training --recipe laptop --seed 30 --out runs/laptop_seed30`` keeps the weights every forty steps.
 Then::
 
-    python -m helpers.formation runs/laptop_seed20                          # measure all that it kept
+    python -m helpers.formation runs/laptop_seed30                          # measure all that it kept
     python -m helpers.formation runs/laptop_smeared --heads                 # only its heads, not its losses on text
-    python -m helpers.formation runs/laptop_seed20 --out data/formations    # write laptop_seed20.json there
+    python -m helpers.formation runs/laptop_seed30 --out data/formations    # write laptop_seed30.json there
 
 A row of a history is quick to measure and comes while the model trains. A row here is measured on 2,000 contexts and
 takes some three seconds on one thread; after an interruption the same command goes on. Claims about trainings rest on
@@ -156,7 +156,7 @@ def save_rows(rows: list[dict], file: Path, **about) -> None:
 
 
 def load_formation(name: str, seed: int = 0) -> list[dict]:
-    """The rows of a training that come with the book, such as "laptop" with seed 20.
+    """The rows of a training that come with the book, such as "laptop" with seed 30.
 
     Raises:
         ReaderError: the book has none of it, or the file is damaged.
