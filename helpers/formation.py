@@ -35,7 +35,7 @@ from helpers.model import AttentionOnlyTransformer, ModelConfig
 from helpers.tokens import EncodedCorpus, load_encoded
 from helpers.training.machine import matmul_dtype, tuned_process
 
-FRESH_SEEDS: Sequence[int] = (30, 31, 32, 33)  # of the laptop's recipes; trained after the criteria had been set
+FRESH_SEEDS: Sequence[int] = range(30, 40)  # of the laptop's recipes; trained after the criteria had been set
 CLAMPED_SEEDS: Sequence[int] = (0, 1, 2)  # of which there are trainings under a clamp, too
 REPEAT_LENGTH = 50
 BANDS = (1, 2, 4, 8, 16, 32, 64)  # positions at which a band of ``loss_by_band`` begins; the last goes to the end
