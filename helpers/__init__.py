@@ -3,8 +3,8 @@
 Each module imports only from those before it in this list::
 
     files  corpus  tokens  model  circuits  heads  statistics  stream  terms  edges  scrubbing  in_context  bigrams
-    text  skip_trigrams  mined_rules  copying  history  training  formation  clamping  figures  views
-    token_views  explorers  live  identities  claims
+    text  skip_trigrams  mined_rules  copying  history  training  formation  clamping  by_hand  figures
+    views  token_views  explorers  live  identities  claims  exercises  handout
 
 A student of the paper needs three of them: model, circuits and heads.
 """
@@ -13,9 +13,11 @@ import os
 
 START = 0  # the id of <START>, the token that opens every context
 
-# Read by torch and tokenizers when they are first imported: never more threads than the cores we may use.
+# Read by torch and tokenizers when they are first imported: never more threads than the cores we may use, and none that
+# waits in a busy loop, which would keep other kernels, such as those of a class, off the cores.
 _cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 os.environ.setdefault("OMP_NUM_THREADS", str(min(4, _cores)))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -1,7 +1,9 @@
 """Where the book's data lies, and how a file is written so that it is whole or not there."""
 
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,3 +61,29 @@ def write_or_explain(file: Path, write: Callable[[BinaryIO], object]) -> None:
             f"{file} could not be written ({error.strerror}): free some space or choose another folder; "
             "what was there before is unharmed."
         ) from error
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Two marks in a Markdown file, around what a command writes there."""
+
+    begin: str
+    end: str
+
+    def between(self, file: Path) -> str:
+        """What stands between the marks.
+
+        Raises:
+            ReaderError: the marks are not there.
+        """
+        text = file.read_text("utf8")
+        if text.count(self.begin) != 1 or text.count(self.end) != 1:
+            raise ReaderError(f"{file.name} has lost its marks '{self.begin}' and '{self.end}': put them back.")
+        return text.split(self.begin)[1].split(self.end)[0].strip()
+
+    def write(self, file: Path, new: str) -> None:
+        """Put ``new`` between the marks. Raises ReaderError if they are not there."""
+        old, text = self.between(file), file.read_text("utf8")
+        marked = f"{self.begin}\n{new}\n{self.end}"
+        whole = re.sub(rf"{re.escape(self.begin)}\s*{re.escape(old)}\s*{re.escape(self.end)}", lambda _: marked, text)
+        write_atomically(file, lambda f: f.write(whole.encode()))

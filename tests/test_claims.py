@@ -16,7 +16,7 @@ import torch
 
 from helpers import ReaderError
 from helpers.claims import CLAIMS, Claim, Evidence, Finding, Ledger, check, ledger, measure
-from helpers.claims.__main__ import BEGIN, END, main, table_in, write_pages, write_table
+from helpers.claims.__main__ import ROWS, main, write_pages
 from helpers.claims.fresh import load_fresh, save_fresh
 from helpers.claims.ledger import EXACT, NOT_SEEN, REPRODUCED, UNDECIDED, WEAKER, Bar, Measure, at_least, at_most, claim
 from helpers.claims.measure import measured_on
@@ -268,7 +268,10 @@ def test_a_ledger_can_be_read_back_and_says_why():
     evidence = [found(0.9, 0.9, 0.9, control=0.1), found(0.1, 0.2, 0.3), found(0.0, 0.0, 0.0, error=0)]
     made_up = Ledger([Finding(one, some, {}) for one, some in zip(claims, evidence, strict=True)])
     assert rows_of(repr(made_up)) == made_up.table.rows and notes_of(repr(made_up)) == {"b": "Too small."}
-    assert made_up._repr_markdown_() == repr(made_up)
+    assert (
+        rows_of(made_up._repr_markdown_()) == made_up.table.rows[:2]
+        and "but for rounding: c." in made_up._repr_markdown_()
+    )
     shown = ["0.90 [0.89, 0.91]"] * 3
     control = "an untrained model: 0.10"
     assert made_up.table.rows[0] == [
@@ -298,21 +301,21 @@ def test_the_headline_keeps_identities_apart_and_counts_every_verdict():
 
 def test_the_page_and_the_readme_are_written_together(tmp_path):
     (tmp_path / "chapters").mkdir()
-    (tmp_path / "README.md").write_text(f"{BEGIN}\nold\n{END}", "utf8")
+    (tmp_path / "README.md").write_text(f"{ROWS.begin}\nold\n{ROWS.end}", "utf8")
     made_up = Ledger([Finding(a_claim(), found(0.9, 0.9, 0.9), {})])
     write_pages(tmp_path, made_up)
-    assert table_in((tmp_path / "README.md").read_text("utf8")) == repr(made_up.summary).strip()
+    assert ROWS.between(tmp_path / "README.md") == repr(made_up.summary).strip()
     assert (tmp_path / "chapters" / "ledger.md").read_text("utf8") == page(made_up)
 
 
 def test_the_readme_is_rewritten_between_its_marks_only(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold | table\n{END}\nafter", "utf8")
-    write_table(readme, "new | table")
-    assert readme.read_text("utf8") == f"before\n{BEGIN}\nnew | table\n{END}\nafter"
+    readme.write_text(f"before\n{ROWS.begin}\nold | table\n{ROWS.end}\nafter", "utf8")
+    ROWS.write(readme, "new | table")
+    assert readme.read_text("utf8") == f"before\n{ROWS.begin}\nnew | table\n{ROWS.end}\nafter"
     readme.write_text("nothing", "utf8")
     with pytest.raises(ReaderError, match="marks"):
-        write_table(readme, "new")
+        ROWS.write(readme, "new")
 
 
 def test_the_command_line_shows_what_is_asked(monkeypatch, capsys):
@@ -329,16 +332,19 @@ HEADER = repr(Ledger([])).splitlines()[0]
 
 
 def saved_ledgers(chapter: Path) -> Iterator[str]:
-    """What the cells of a chapter have shown that check claims."""
+    """What the cells of a chapter have shown that check claims, identities and all."""
     for cell in nbformat.read(chapter, as_version=4).cells:
-        shown = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", [])]
+        shown = [output.get("data", {}).get("text/plain", "") for output in cell.get("outputs", [])]
         yield from (markdown for markdown in shown if markdown.startswith(HEADER))
 
 
 @pytest.fixture(scope="module")
 def saved() -> dict[str, list[str]]:
-    """The ledgers of every chapter, by its number."""
-    return {path.name[:2]: list(saved_ledgers(path)) for path in sorted((REPOSITORY / "chapters").glob("*.ipynb"))}
+    """The ledgers of every chapter, by its number; its companion's among them."""
+    ledgers: dict[str, list[str]] = {}
+    for path in sorted((REPOSITORY / "chapters").glob("*.ipynb")):
+        ledgers.setdefault(path.name[:2], []).extend(saved_ledgers(path))
+    return ledgers
 
 
 @pytest.fixture(scope="module")
@@ -386,7 +392,7 @@ def test_the_page_of_the_ledger_shows_what_the_chapters_show(rows):
 
 def test_the_readme_has_the_headline_of_the_page():
     page = (REPOSITORY / "chapters" / "ledger.md").read_text("utf8")
-    headline = table_in((REPOSITORY / "README.md").read_text("utf8")).rpartition("\n\n*")[2].removesuffix("*")
+    headline = ROWS.between(REPOSITORY / "README.md").rpartition("\n\n*")[2].removesuffix("*")
     assert headline in page
 
 

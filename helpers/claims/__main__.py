@@ -18,32 +18,14 @@ from helpers.claims.fresh import load_fresh, save_fresh
 from helpers.claims.measure import find, measured_on
 from helpers.claims.models import Models
 from helpers.claims.report import Ledger, page
-from helpers.files import DATA, write_atomically
+from helpers.files import DATA, Marks, write_atomically
 
-BEGIN, END = "<!-- ledger: python -m helpers.claims --write -->", "<!-- end of the ledger -->"
-
-
-def table_in(readme: str) -> str:
-    """What stands between the two marks.
-
-    Raises:
-        ReaderError: the marks are not there.
-    """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ReaderError(f"README.md has lost its marks '{BEGIN}' and '{END}': put them back around the table.")
-    return readme.split(BEGIN)[1].split(END)[0].strip()
-
-
-def write_table(file: Path, table: str) -> None:
-    """Put ``table`` between the marks of a README."""
-    readme = file.read_text("utf8")
-    old = table_in(readme)
-    write_atomically(file, lambda f: f.write(readme.replace(old, table).encode()))
+ROWS = Marks("<!-- ledger: python -m helpers.claims --write -->", "<!-- end of the ledger -->")
 
 
 def write_pages(book: Path, ledger: Ledger) -> None:
     """The page of the whole ledger, and a row for each chapter in the README."""
-    write_table(book / "README.md", repr(ledger.summary))
+    ROWS.write(book / "README.md", repr(ledger.summary))
     write_atomically(book / "chapters" / "ledger.md", lambda f: f.write(page(ledger).encode()))
 
 

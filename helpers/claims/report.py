@@ -67,7 +67,11 @@ class Ledger:
         return "\n\n".join([repr(self.table), *notes])
 
     def _repr_markdown_(self) -> str:
-        return repr(self)
+        """As a chapter shows it: findings as rows, identities in one sentence."""
+        rows = [f for f in self.findings if not (f.claim.kind == "identity" and f.verdict == REPRODUCED)]
+        exact = [f.claim.slug for f in self.findings if f not in rows]
+        table = [repr(Ledger(rows))] if rows else []
+        return "\n\n".join(table + ([f"Exact on every seed, but for rounding: {', '.join(exact)}."] if exact else []))
 
 
 def _counted(findings: Iterable[Finding]) -> str:

@@ -57,7 +57,18 @@ from helpers.live import LiveTraining
 from helpers.training import TrainingConfig, train
 steps = train(ModelConfig(1, 2, 32, 8, n_ctx=64), TrainingConfig(10_000_000, warmup_steps=1), corpus)
 LiveTraining(steps, next(steps))""",
+    """
+from helpers.exercises import outcome, predict
+predict("06.A")""",
+    'predict("09.A")',
+    'predict("06.B")',
+    'outcome("06.A")',
+    'outcome("06.B")',
 ]
+RUN_ONE = """async index => {
+  jupyterapp.shell.currentWidget.content.activeCellIndex = index;
+  await jupyterapp.commands.execute('notebook:run-cell');
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +225,45 @@ def test_a_training_runs_stops_and_goes_on_at_the_press_of_a_button(page):
         reached.append(int(stopped.search(sentence.inner_text())[1].replace(",", "")))
         outputs.get_by_text(f"Step {reached[-1]:,} of").wait_for()
     assert 0 < reached[0] < reached[1]
+
+
+def test_a_guess_is_committed_from_the_keyboard_and_judged_below_the_figure(page):
+    outputs = cell(page, 8)
+    cell(page, 11).get_by_text("no guess kept").wait_for()
+    outputs.get_by_role("button", name="Commit").focus()
+    page.keyboard.press("Enter")
+    outputs.get_by_text("Choose first").wait_for()
+    outputs.get_by_role("radio").first.focus()
+    page.keyboard.press("Space")
+    for _ in range(outputs.get_by_role("radio").count()):  # to the button
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    outputs.get_by_text("Kept").wait_for()
+    expect(outputs.get_by_role("radio").first).to_be_disabled()
+    page.evaluate(RUN_ONE, 11)
+    cell(page, 11).get_by_text("You guessed").wait_for()
+
+
+def test_a_guess_that_is_no_number_is_asked_for_again(page):
+    outputs = cell(page, 9)
+    outputs.get_by_role("textbox").fill("five")
+    outputs.get_by_role("button", name="Commit").click()
+    outputs.get_by_text("is not a number").wait_for()
+    outputs.get_by_role("textbox").fill("5.0")
+    outputs.get_by_role("button", name="Commit").click()
+    outputs.get_by_text("Kept").wait_for()
+
+
+def test_a_sign_for_each_row(page):
+    outputs = cell(page, 10)
+    outputs.get_by_role("button", name="Commit").click()
+    outputs.get_by_text("Choose first").wait_for()
+    for row in range(5):
+        outputs.locator(".widget-toggle-buttons").nth(row).get_by_role("button", name="0").click()
+    outputs.get_by_role("button", name="Commit").click()
+    outputs.get_by_text("Kept").wait_for()
+    page.evaluate(RUN_ONE, 12)
+    cell(page, 12).get_by_text("3 of 5 signs are right").wait_for()
 
 
 def test_views_come_back_when_the_page_is_loaded_again(page):
