@@ -247,7 +247,9 @@ def explore_copying(
     columns = {"largest own entry": "", "largest, in sd": "+.1f", "smallest own entry": "", "smallest, in sd": "+.1f"}
     rows = [[*high, *low] for high, low in zip(most, least, strict=True)]
     ends = Table(columns, rows, "Common tokens by their diagonal entry, less the mean of their row, over its spread.")
-    return (eigenvalue_planes({"eigenvalues": matrix.eigenvalues()}, columns=1), caption), ends
+    figure = eigenvalue_planes({"eigenvalues": matrix.eigenvalues()}, columns=1)
+    figure.set_size_inches(3.4, 3.7)
+    return (figure, caption), ends
 
 
 def copying_explorer(

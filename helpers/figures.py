@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import cycle
 
+import numpy as np
 import torch
 from jaxtyping import Complex, Float
 from matplotlib import font_manager, rc_context
@@ -16,6 +17,9 @@ from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
@@ -24,6 +28,7 @@ from helpers.statistics import Estimate
 BLUE, RED, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 PINK, SKY, GREY = "#CC79A7", "#56B4E9", "#777777"
 COLOURS = (BLUE, RED, GREEN, ORANGE, PINK, SKY, GREY)
+DARK = (BLUE, RED, GREEN, GREY)  # white numbers can be read on these
 MARKERS = "os^Dvx+"
 LINE_STYLES = ("-", "--", "-.", ":", "-", "--", "-.")
 HATCHES = ("", "//", "..", "xx")
@@ -109,7 +114,7 @@ def _straight_lines(axes: Axes, guides: Mapping[str, Number], marks: Mapping[str
     for name, x in marks.items():
         axes.axvline(x, color=GREY, linewidth=0.8)
         place = {"xy": (x, 1), "xycoords": ("data", "axes fraction"), "ha": "right", "va": "top", "rotation": 90}
-        axes.annotate(name, **place, fontsize=7, color=GREY)
+        axes.annotate(name, **place, fontsize=8, color=GREY)
 
 
 def scatter(
@@ -125,7 +130,7 @@ def scatter(
     for (name, (x, y)), colour, marker in zip(groups.items(), cycle(COLOURS), cycle(MARKERS), strict=False):
         axes.scatter(x, y, color=colour, marker=marker, label=name, s=26)
         for text, *point in zip((labels or {}).get(name, ()), x, y, strict=False):
-            axes.annotate(text, point, xytext=(4, 3), textcoords="offset points", fontsize=7)
+            axes.annotate(text, point, xytext=(4, 3), textcoords="offset points", fontsize=8)
     axes.axhline(0, color=GREY, linewidth=0.5)
     axes.axvline(0, color=GREY, linewidth=0.5)
     axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -156,7 +161,7 @@ def intervals(
     return figure
 
 
-def scatter_panels(clouds: Mapping[str, Series], xlabel: str, ylabel: str, title: str) -> Figure:
+def scatter_panels(clouds: Mapping[str, Series], xlabel: str, ylabel: str, title: str = "") -> Figure:
     """Points in the same named groups side by side, one panel for each kind, on one logarithmic vertical scale."""
     figure, all_axes = panels(1, len(clouds), width=2.9, height=2.8, sharey=True)
     for axes, (kind, groups) in zip(all_axes, clouds.items(), strict=True):
@@ -177,15 +182,18 @@ def density(
     *,
     unit: str,
     diagonal: bool = False,
+    xscale: str = "linear",
     bins: int = 80,
 ) -> Figure:
     """Very many points as a map of how many fall where, on a logarithmic scale; ``diagonal`` draws y = x."""
-    figure, (axes,) = panels(width=5, height=3.8)
-    *_, image = axes.hist2d(x.numpy(), y.numpy(), bins=bins, cmap="cividis", norm=LogNorm())
+    figure, (axes,) = panels(width=5.8, height=3.8)
+    low, high = x.min().item(), x.max().item()
+    edges = np.geomspace(low, high, bins + 1) if xscale == "log" else bins
+    *_, image = axes.hist2d(x.numpy(), y.numpy(), bins=(edges, bins), cmap="cividis", norm=LogNorm())
     if diagonal:
         ends = max(x.min(), y.min()).item(), min(x.max(), y.max()).item()
         axes.plot(ends, ends, color=RED, linewidth=1, linestyle="--")
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale)
     figure.colorbar(image, ax=axes, label=unit)
     return figure
 
@@ -212,6 +220,28 @@ def bars(
     axes.set(ylabel=ylabel)
     if len(series) > 1:
         axes.legend(ncols=len(series), loc="lower right", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def stacked_bars(rows: Mapping[str, Mapping[str, Number]], xlabel: str) -> Figure:
+    """A horizontal bar for each row, downwards, made of parts one after the other, with the size of each part on it.
+
+    A part has the same colour in all rows, whatever its place. Very small parts are too narrow for their number.
+    """
+    figure, (axes,) = panels(width=9, height=1.1 + 0.45 * len(rows))
+    looks = dict(zip(dict.fromkeys(part for row in rows.values() for part in row), DARK, strict=False))
+    room = max(sum(row.values()) for row in rows.values()) / 30
+    for y, row in enumerate(rows.values()):
+        start = 0
+        for part, size in row.items():
+            axes.barh(y, size, 0.7, left=start, color=looks[part], edgecolor="white", label="" if y else part)
+            if size > room:
+                narrow = {"fontsize": 8} if size < 2 * room else {}
+                axes.text(start + size / 2, y, f"{size}", ha="center", va="center", color="white", **narrow)
+            start += size
+    axes.set_yticks(range(len(rows)), [plain(row) for row in rows])
+    axes.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    figure.legend(loc="outside lower center", ncols=len(looks))
     return figure
 
 
@@ -263,18 +293,18 @@ def heatmaps(
     for i, (axes, (title, matrix)) in enumerate(zip(all_axes, matrices.items(), strict=False)):
         axes.imshow(matrix.numpy(), aspect="auto", interpolation="nearest", norm=colours.norm, cmap=colours.cmap)
         axes.set(title=title, xlabel=xlabel, ylabel="" if i % per_row else ylabel)
-        _ticks(axes.xaxis, columns, rotation=90 if max(map(len, columns)) > 3 else 0)
-        _ticks(axes.yaxis, rows)
+        _ticks(axes.xaxis, columns, width, rotation=90 if max(map(len, columns)) > 3 else 0)
+        _ticks(axes.yaxis, rows, height)
         if numbers:
             _write_numbers(axes, matrix, colours)
     figure.colorbar(colours, ax=all_axes, fraction=0.03)
     return figure
 
 
-def _ticks(axis: Axis, names: Sequence[str], rotation: Number = 0) -> None:
-    """Names at the rows or columns of a matrix: all of them up to sixty, evenly spaced ones beyond."""
-    step = -(-len(names) // 60)
-    axis.set_ticks(range(0, len(names), step), [plain(name) for name in names[::step]], fontsize=7, rotation=rotation)
+def _ticks(axis: Axis, names: Sequence[str], inches: Number, rotation: Number = 0) -> None:
+    """Names at the rows or columns of a matrix: all of them if there is room for them, evenly spaced ones if not."""
+    step = max(1, round(0.16 * len(names) / inches))
+    axis.set_ticks(range(0, len(names), step), [plain(name) for name in names[::step]], fontsize=8, rotation=rotation)
 
 
 def _write_numbers(axes: Axes, matrix: Float[Tensor, "row column"], colours: ScalarMappable) -> None:
@@ -282,14 +312,34 @@ def _write_numbers(axes: Axes, matrix: Float[Tensor, "row column"], colours: Sca
         for j, value in enumerate(row):
             share = float(colours.norm(value))
             dark = share < 0.5 if colours.norm.vmin == 0 else abs(share - 0.5) > 0.35
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color="white" if dark else "black")
+            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+
+
+def table_corners(
+    tables: Mapping[str, Float[Tensor, "row column"]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Corners of tables of probabilities side by side, in percent, white at 0; what rounds to 0 has no number."""
+    figure, all_axes = panels(1, len(tables), width=4.6, height=4)
+    for axes, (title, table) in zip(all_axes, tables.items(), strict=True):
+        axes.imshow(table.numpy(), aspect="auto", cmap="Blues", vmin=0, vmax=1)
+        axes.set_xticks(range(len(columns)), [plain(name) for name in columns], fontsize=10, rotation=90)
+        axes.set_yticks(range(len(rows)), [plain(name) for name in rows], fontsize=10)
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+        for i, j in (table >= 0.005).nonzero().tolist():
+            ink = "white" if table[i, j] > 0.6 else "black"
+            axes.text(j, i, f"{table[i, j]:.0%}", ha="center", va="center", fontsize=9, color=ink)
+    return figure
 
 
 STRIP_WIDTH = 96  # letters in a line of ``token_strip``
 
 
 def token_strip(tokens: Sequence[str], values: Sequence[Number], unit: str) -> Figure:
-    """Tokens in reading order, each on the colour of its value: red above 0, blue below, white at 0."""
+    """Tokens in reading order, each on the colour of its value: red above 0, white at 0; blue below, if any is."""
     places, column, row = [], 0, 0
     for token in tokens:
         if column and column + len(token) > STRIP_WIDTH:
@@ -299,7 +349,8 @@ def token_strip(tokens: Sequence[str], values: Sequence[Number], unit: str) -> F
     last = max(place[1] for place in places)
     figure, (axes,) = panels(width=8, height=0.7 + 0.2 * (last + 1))
     top = max(map(abs, values)) or 1
-    colours = ScalarMappable(Normalize(-top, top), "RdBu_r")
+    bottom, scale = (-top, "RdBu_r") if min(values) < 0 else (0, "Reds")
+    colours = ScalarMappable(Normalize(bottom, top), scale)
     for token, value, (x, y) in zip(tokens, values, places, strict=True):
         axes.add_patch(Rectangle((x, y), len(token), 1, facecolor=colours.to_rgba(value), edgecolor="#dddddd"))
         ink = {"color": "white" if abs(value) > 0.7 * top else "black", "family": "DejaVu Sans Mono", "fontsize": 8}
@@ -347,23 +398,41 @@ def _hide(spare: Sequence[Axes]) -> None:
         axes.set_visible(False)
 
 
-def complex_planes(values: Mapping[str, Complex[Tensor, " _"]]) -> Figure:
-    """Very many complex numbers as dots in the plane, one square for each name, on the same linear axes."""
-    figure, all_axes = panels(1, len(values), width=2.5, height=2.8, sharey=True)
+def complex_planes(
+    values: Mapping[str, Complex[Tensor, " _"]],
+    *,
+    x: tuple[Number, Number] = (-1.3, 1.3),
+    y: tuple[Number, Number] = (-1.3, 1.3),
+    stacked: bool = False,
+) -> Figure:
+    """Complex numbers as dots in the plane, one panel for each name, side by side or ``stacked``, on the same axes.
+
+    The axes are linear and end at ``x`` and ``y``. Dots are blue on the right of 0, red on the left.
+    """
+    width, shape = (6.4 if stacked else 3.1), (len(values), 1) if stacked else (1, len(values))
+    height = 0.8 + width * (y[1] - y[0]) / (x[1] - x[0])
+    figure, all_axes = panels(*shape, width=width, height=height, sharey=not stacked, sharex=stacked)
     for axes, (name, dots) in zip(all_axes, values.items(), strict=True):
-        axes.scatter(dots.real, dots.imag, s=2, color=BLUE, alpha=0.4, linewidths=0)
-        axes.set(title=name, xlabel="real part", xlim=(-1.3, 1.3), ylim=(-1.3, 1.3), aspect="equal")
+        colours = [BLUE if value.real > 0 else RED for value in dots]
+        axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+        axes.axvline(0, color=GREY, linewidth=0.6, zorder=0)
+        axes.scatter(dots.real, dots.imag, s=16, color=colours, alpha=0.6, linewidths=0)
+        axes.set(title=name, xlabel="real part", xlim=x, ylim=y, aspect="equal")
     all_axes[0].set(ylabel="imaginary part")
     return figure
 
 
 def composition_graph(
-    scores: Mapping[str, Float[Tensor, "early late"]], early: Sequence[Number], late: Sequence[Number]
+    scores: Mapping[str, Float[Tensor, "early late"]],
+    early: Sequence[Number],
+    late: Sequence[Number],
+    *,
+    legend: Sequence[str] = (),
 ) -> Figure:
     """Heads of layer 0 on the left of each panel, heads of layer 1 on the right, a line for each score above 0.
 
     The width of a line is the score as a share of the largest of all panels. Dots are the darker the larger the number
-    in ``early`` (of the heads of layer 0) and ``late`` (of layer 1), both from 0 to 1.
+    in ``early`` (of the heads of layer 0) and ``late`` (of layer 1), both from 0 to 1; ``legend`` says what these are.
     """
     figure, all_axes = panels(1, len(scores), width=2.7, height=3.8, sharey=True)
     widest = max(matrix.max().item() for matrix in scores.values())
@@ -379,4 +448,55 @@ def composition_graph(
         axes.set(title=f"{kind}-composition", xticks=[0, 1], xticklabels=["layer 0", "layer 1"], xlim=(-0.2, 1.2))
         axes.set(yticks=range(len(early)), ylim=(len(early) - 0.5, -0.5))
     all_axes[0].set_ylabel("head")
+    dots = [_dots_from_0_to_1(colours) for colours in ("Oranges", "Greens")][: len(legend)]
+    if dots:
+        figure.legend(dots, legend, handler_map={tuple: HandlerTuple(None)}, loc="outside lower center", ncols=2)
     return figure
+
+
+def _dots_from_0_to_1(colours: str) -> tuple[Line2D, ...]:
+    """A light, a middling and a dark dot, for a legend."""
+    scale = ScalarMappable(Normalize(-0.1, 1), colours)
+    look = {"marker": "o", "markersize": 8, "linestyle": "", "markeredgecolor": GREY}
+    return tuple(Line2D([], [], markerfacecolor=scale.to_rgba(x), **look) for x in (0, 0.5, 1))
+
+
+# ---- the runs of term importance --------------------------------------------------------------------------------
+
+RUNS = (  # what is in the stream at the start and after each layer; what each layer's head saves
+    (("x", "x", "x"), ("h(x)", "g(x)")),
+    (("x", "x + h(x)", "x + h(x) + g(x)"), ("h(x)", "g(x) + g(h(x))")),
+    (("x", "x + h(x)", "x + h(x) + g(x) + g(h(x))"), ()),
+)
+COLOUR_OF_ORDER = {"g(h(x))": RED, "h(x)": BLUE, "g(x)": BLUE}
+
+
+def runs_of_two_heads() -> Figure:
+    """Runs 2 to 4 of ``term_importance`` for a head h below a head g: what each reads, saves and adds."""
+    figure, (axes,) = panels(width=9, height=3.4)
+    axes.set(xlim=(-1.3, 15.2), ylim=(-2.2, 0.2))
+    axes.set_axis_off()
+    for run, (streams, saved) in enumerate(RUNS):
+        axes.annotate("", (13.6, -run), (0, -run), arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 2})
+        axes.text(-0.4, -run, f"run {run + 2}", ha="right", va="center", weight="bold", fontsize=10)
+        axes.text(13.8, -run, f"loss of\norder {run}", va="center", fontsize=10)
+        for x, stream in zip((0.6, 4.4, 11.3), streams, strict=True):
+            _sum_of_terms(axes, stream, x, -run)
+        for head, reads, adds, terms in zip("hg", (1.4, 5.9), (3.0, 8.3), saved, strict=False):
+            axes.annotate("", (reads, -run - 0.37), (reads, -run), arrowprops={"arrowstyle": "->", "linewidth": 1.5})
+            box = {"boxstyle": "round", "facecolor": "#eeeeee", "edgecolor": "black"}
+            axes.text(reads, -run - 0.5, head, ha="center", va="center", fontsize=11, bbox=box)
+            axes.annotate("", (adds, -run - 0.5), (reads + 0.2, -run - 0.5), arrowprops={"arrowstyle": "->"})
+            look = {"arrowstyle": "->", "linestyle": "--", "linewidth": 1.5}
+            axes.annotate("", (adds, -run - 0.97), (adds, -run - 0.5), arrowprops=look)
+            _sum_of_terms(axes, terms, adds, -run - 0.5)
+    return figure
+
+
+def _sum_of_terms(axes: Axes, terms: str, x: Number, y: Number) -> None:
+    """A sum on white, the colour of each term by the number of its heads."""
+    pieces = [
+        TextArea(piece, textprops={"fontsize": 11, "color": COLOUR_OF_ORDER.get(piece, "black")})
+        for piece in terms.split()
+    ]
+    axes.add_artist(AnnotationBbox(HPacker(children=pieces, pad=0, sep=4), (x, y), bboxprops={"edgecolor": "none"}))

@@ -126,4 +126,7 @@ def training_curves(state: TrainingState) -> tuple[Figure, str]:
         f"{rows[-1]['validation_loss']:.2f} nats, best previous-token score {best['previous token'][-1]:.2f}, best "
         f"prefix matching {best['prefix matching'][-1]:.2f}."
     )
-    return line_panels(curves, "step", ["nats a token", "share of attention"]), caption
+    figure = line_panels(curves, "step", ["nats a token", "share of attention"])
+    for axes in figure.axes:
+        axes.set_ylim(bottom=0)
+    return figure, caption

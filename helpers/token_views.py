@@ -80,10 +80,10 @@ def _attention_maps(
     tokens: Sequence[str], pattern: Float[Tensor, "head dest src"], head_names: Sequence[str]
 ) -> Figure:
     few = len(head_names) <= 2
-    size = min(5.5, 1.5 + 0.15 * len(tokens)) if few else 2.2
+    size = min(9, 1.5 + 0.16 * len(tokens)) if few else 2.2
     names = tokens if few else [""] * len(tokens)
     maps = dict(zip(head_names, pattern, strict=True))
-    shape = {"width": size, "height": size, "per_row": 2 if few else 6}
+    shape = {"width": size, "height": size, "per_row": 1 if few else 6}
     return heatmaps(maps, names, names, "source", "destination", limit=1.0, **shape)
 
 
@@ -101,7 +101,7 @@ def _strongest(tokens: Sequence[str], pattern: Float[Tensor, "head dest src"], h
 
 
 def token_view(tokens: Sequence[str], values: Numbers, unit: str, caption: str = "") -> View:
-    """A number for each token as its colour: red above 0, blue below. Hover a token to read the number.
+    """A number for each token as its colour: red above 0, and blue below, if any is. Hover a token to read the number.
 
     Args:
         tokens: as ``Tokenizer.show_all`` gives them.
@@ -121,14 +121,15 @@ def token_view(tokens: Sequence[str], values: Numbers, unit: str, caption: str =
     values = _rounded(numbers, 2)
     top = max(map(abs, values)) or 1.0
     peak = max(range(len(values)), key=lambda i: abs(values[i]))
+    furthest, signs = ("Furthest from 0", "+") if min(values) < 0 else ("Largest", "")
     return _view(
-        f"{caption} Furthest from 0: {code(tokens[peak])} ({peak}), {values[peak]:+.2f}.".strip(),
+        f"{caption} {furthest}: {code(tokens[peak])} ({peak}), {values[peak]:{signs}.2f}.".strip(),
         lambda: token_strip(tokens, values, unit),
         "ColoredTokens",
         _text_height(tokens),
         tokens=_harmless(tokens),
         values=values,
-        minValue=-top,
+        minValue=-top if min(values) < 0 else 0,
         maxValue=top,
         negativeColor=BLUE,
         positiveColor=RED,

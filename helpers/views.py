@@ -54,9 +54,11 @@ class View:
 # ---- pictures and tables ----------------------------------------------------------------------------------------
 
 
-def picture(figure: Figure, caption: str) -> View:
-    """The figure, rendered once and for all, and its caption."""
-    mime = render(figure, caption)
+def picture(figure: Figure, caption: str, title: str = "") -> View:
+    """The figure, rendered once and for all under its message as ``title``, and its caption."""
+    if title:
+        figure.suptitle(title, fontsize=13, fontweight="bold", wrap=True)
+    mime = render(figure, f"{title}. {caption}" if title else caption)
     return View(lambda: mime, caption)
 
 

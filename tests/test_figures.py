@@ -227,6 +227,20 @@ def test_one_series_of_bars_needs_no_legend_and_long_names_are_turned():
     assert all(label.get_rotation() == 90 for label in axes.get_xticklabels())
 
 
+def test_stacked_bars_lie_end_to_end_and_say_their_sizes():
+    rows = {"x": {"one": 2, "two": 30}, "y": {"two": 10, "one": 4, "three": 60}}
+    figure = figures.stacked_bars(rows, "terms")
+    (axes,) = figure.axes
+    places = [(patch.get_x(), patch.get_width(), round(patch.get_y() + 0.35)) for patch in axes.patches]
+    assert places == [(0, 2, 0), (2, 30, 0), (0, 10, 1), (10, 4, 1), (14, 60, 1)]
+    colours = [to_hex(patch.get_facecolor()) for patch in axes.patches]
+    assert colours[0] == colours[3] and colours[1] == colours[2] and len(set(colours)) == 3
+    written = {text.get_text(): text.get_position() for text in axes.texts}
+    assert written == {"30": (17, 0), "10": (5, 1), "4": (12, 1), "60": (44, 1)}  # 2 has no room
+    assert tick_names(axes.yaxis) == ["x", "y"] and axes.yaxis_inverted() and labels(axes) == ("terms", "")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"]
+
+
 def test_histograms_count():
     series = {"a": [0.1, 0.2, 0.9, 0.95, 0.99], "b": torch.tensor([-0.5, 7.0])}  # 7 lies outside
     figure = figures.histograms(series, "score", "heads", bounds=(-1, 1), bins=4)
@@ -312,7 +326,7 @@ def test_numbers_stand_in_their_cells_and_can_be_read():
 def test_of_many_rows_some_are_named():
     rows = [str(i) for i in range(150)]
     axes = figures.heatmaps({"": torch.rand(150, 2)}, rows, ["x", "y"], "", "").axes[0]
-    assert tick_names(axes.yaxis) == rows[::3] and axes.get_yticks().tolist() == list(range(0, 150, 3))
+    assert tick_names(axes.yaxis) == rows[::8] and axes.get_yticks().tolist() == list(range(0, 150, 8))
 
 
 def test_a_strip_of_tokens_reads_like_the_text(monkeypatch):
@@ -411,3 +425,33 @@ def test_a_figure_is_white_and_leaves_pyplot_alone():
     assert figure.get_size_inches().tolist() == [6, 2] and len(axes) == 6
     assert figure.get_facecolor() == axes[0].get_facecolor() == to_rgba("white")  # readable on a dark page too
     assert plt.get_fignums() == before
+
+
+def test_corners_of_tables_say_what_does_not_round_to_nothing():
+    tables = {"corpus": torch.tensor([[0.7, 0.004], [0.0, 0.2]]), "model": torch.tensor([[0.65, 0.1], [0.03, 0.25]])}
+    left, right = figures.table_corners(tables, ["a", "$b"], ["c", "d"], "next", "present").axes
+    written = {text.get_position(): text.get_text() for text in left.texts}
+    assert written == {(0, 0): "70%", (1, 1): "20%"} and len(right.texts) == 4
+    assert left.images[0].get_array().tolist() == tables["corpus"].tolist()
+    assert left.images[0].get_clim() == right.images[0].get_clim() == (0, 1)
+    assert tick_names(left.xaxis) == ["c", "d"] and tick_names(left.yaxis) == ["a", r"\$b"]
+    assert labels(left) == ("next", "present") and (left.get_title(), right.get_title()) == ("corpus", "model")
+
+
+def test_the_runs_of_two_heads_draw_what_the_algorithm_computes():
+    """With numbers for x, h(x), g(x) and g(h(x)): run k + 2 ends in all terms of at most k heads."""
+    heads = {"h": lambda v: {f"h({term})" for term in v}, "g": lambda v: {f"g({term})" for term in v}}
+    saved = {"h": set(), "g": set()}  # run 1 saves patterns only
+    for streams, kept in figures.RUNS:
+        stream, steps, found = {"x"}, [{"x"}], []
+        for name, head in heads.items():
+            found.append(head(stream))
+            stream = stream | saved[name]
+            steps.append(stream)
+        assert [set(shown.split(" + ")) for shown in streams] == steps
+        assert [set(shown.split(" + ")) for shown in kept] == found[: len(kept)]
+        saved = dict(zip(heads, found, strict=True))
+    (axes,) = figures.runs_of_two_heads().axes
+    written = [text.get_text() for text in axes.texts]
+    assert [f"run {i}" in written for i in (1, 2, 3, 4, 5)] == [False, True, True, True, False]
+    assert sum(text in ("g", "h") for text in written) == sum(len(kept) for _, kept in figures.RUNS)

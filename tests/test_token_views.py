@@ -95,6 +95,11 @@ def test_numbers_of_tokens_are_signed_about_zero():
     assert properties(token_view(["a"], [0.0], "nats").html)["maxValue"] == 1.0
 
 
+def test_numbers_that_are_never_negative_have_a_scale_from_0():
+    view = token_view(["a", "b"], [0.0, 2.5], "nats")
+    assert properties(view.html)["minValue"] == 0 and view.caption == "Largest: <code>b</code> (1), 2.50."
+
+
 @pytest.mark.parametrize(
     "make",
     [
