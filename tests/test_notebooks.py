@@ -49,7 +49,7 @@ def test_a_chapter_is_a_valid_notebook_for_any_python_3(path, notebook):
     nbformat.validate(notebook)
     assert notebook.metadata.kernelspec.name == "python3" and notebook.metadata.kernelspec.language == "python"
     assert path.stat().st_size < 1_000_000
-    assert re.fullmatch(r"\d\d_[a-z0-9_]+", path.stem) and notebook.cells[0].source.startswith("# ")
+    assert re.fullmatch(r"\d\db?_[a-z0-9_]+", path.stem) and notebook.cells[0].source.startswith("# ")
 
 
 def test_a_chapter_was_executed_from_top_to_bottom_without_errors(notebook):
