@@ -299,18 +299,6 @@ def copying_summary(circuit: LowRank) -> CopyingSummary:
     )
 
 
-def feature_share(circuit: LowRank, plain: Int[Tensor, " pair"], marked: Int[Tensor, " pair"]) -> float:
-    """How far a circuit copies the feature that separates ``marked`` tokens from ``plain`` ones, such as a plural s.
-
-    For two different pairs: is the marked token of the one raised over its plain one more after the marked token of
-    the other than after its plain one? The share of all such cases that are so; one half where nothing is copied. No
-    token is raised by itself here, so copying single tokens does not help.
-    """
-    raised = (circuit.left[marked] - circuit.left[plain]) @ (circuit.right[:, marked] - circuit.right[:, plain])
-    positive, n = raised > 0, len(plain)
-    return ((positive.sum() - positive.diagonal().sum()) / (n * (n - 1))).item()
-
-
 # ---- composition ("Two-Layer Attention-Only Transformers") -----------------------------------------------------
 
 

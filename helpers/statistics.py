@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -21,18 +21,6 @@ def spearman(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
 def _ranks(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     _, place, ties = x.unique(return_inverse=True, return_counts=True)
     return (ties.cumsum(0) - (ties - 1) / 2)[place]
-
-
-def preference(values: Float[Tensor, "row n"], chosen: Bool[Tensor, "row n"]) -> float:
-    """How often a chosen entry is larger than one that is not, of all such pairs within a row; 0.5 is chance.
-
-    The mean over the rows that have entries of both kinds (the area under a ROC curve).
-    """
-    rows = chosen.any(1) & ~chosen.all(1)
-    chosen, ranks = chosen[rows], values[rows].argsort(dim=1, stable=True).argsort(dim=1)
-    n = chosen.sum(1).double()
-    below = (ranks * chosen).sum(1) - n * (n - 1) / 2
-    return (below / (n * (chosen.shape[1] - n))).mean().item()
 
 
 # ---- intervals ----------------------------------------------------------------------------------------------------

@@ -174,14 +174,6 @@ def principal_cosines(one: Float[Tensor, "d_model a"], other: Float[Tensor, "d_m
     return torch.linalg.svdvals(next(bases).T @ next(bases))
 
 
-def subspace_overlap(one: Float[Tensor, "d_model a"], other: Float[Tensor, "d_model b"]) -> float:
-    """Mean squared cosine of the principal angles of the column spaces of two matrices.
-
-    1 if the smaller lies in the larger, 0 if they are orthogonal; for random ones max(a, b) / d_model on average.
-    """
-    return principal_cosines(one, other).square().mean().item()
-
-
 def dimensions_for(variances: Float[Tensor, " dimension"]) -> int:
     """How many of the largest variances make up nine tenths of their sum."""
     cumulative = variances.sort(descending=True).values.cumsum(0)

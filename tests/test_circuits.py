@@ -21,7 +21,6 @@ from helpers.circuits import (
     copying_score,
     copying_summary,
     eigenvalue_score,
-    feature_share,
     induction_circuit,
     logits_by_tables,
     matching_circuit,
@@ -343,14 +342,6 @@ def test_the_summaries_of_copying_are_those_of_the_dense_matrix(size, rank, seed
     assert (summary.mean, summary.median) == pytest.approx((own.mean().item(), own.median().item()), abs=1e-6)
     shares = [(ranks <= n).double().mean().item() for n in (1, 10)]
     assert [summary.first, summary.top_10] == pytest.approx(shares, abs=1e-6)
-
-
-def test_a_circuit_that_hands_on_a_feature_and_no_token_is_told_from_one_that_copies_tokens():
-    plain, marked = torch.arange(4), torch.arange(4, 8)
-    number = torch.cat([-torch.ones(4), torch.ones(4)])[:, None]
-    assert feature_share(LowRank(number, number.T), plain, marked) == 1
-    assert feature_share(LowRank(number, -number.T), plain, marked) == 0
-    assert feature_share(LowRank(torch.eye(8), torch.eye(8)), plain, marked) == 0  # all its contrasts are within pairs
 
 
 # ---- composition ------------------------------------------------------------------------------------------------
