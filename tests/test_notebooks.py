@@ -201,7 +201,7 @@ def verdicts(tmp_path_factory) -> dict[str, list[str]]:
         ],
     )
     nbformat.write(wrong, folder / "chapters" / "wrong.ipynb")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-v"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-v", "-n", "0"], cwd=folder, capture_output=True, text=True)
     return {name: re.findall(rf"{name}::ipynb::Cell \d+ (\w+)", done.stdout) for name in ("good", "wrong")}
 
 
