@@ -48,6 +48,7 @@ def is_mapped_alone(n_bytes: int) -> bool:
 
 
 BLOCKS = """
+from helpers.training.machine import tuned_process
 from tests.test_machine import is_mapped_alone
 with tuned_process():
     print(is_mapped_alone(100 * 2**20))
