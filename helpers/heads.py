@@ -19,14 +19,22 @@ from helpers.model import AttentionOnlyTransformer, Head
 
 @torch.no_grad()
 def loss_per_token(
-    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"], **interventions
+    model: AttentionOnlyTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    patterns: Sequence[Float[Tensor, "batch head dest src"]] | None = None,
+    **interventions,
 ) -> Float[Tensor, "batch pos-1"]:
     """Cross-entropy of every token but the first, in nats; batches of 2 keep memory small.
 
-    Takes the interventions of a forward pass; with ``patterns``, all texts make one batch.
+    Takes the interventions of a forward pass. Those other than ``patterns`` are the same for every batch.
     """
-    chunks = tokens.split(len(tokens) if "patterns" in interventions else 2)
-    return torch.cat([next_token_losses(model(chunk, **interventions)[:, :-1], chunk) for chunk in chunks])
+    losses = []
+    for start in range(0, len(tokens), 2):
+        of_batch = slice(start, start + 2)
+        frozen = None if patterns is None else [layer[of_batch] for layer in patterns]
+        logits = model(tokens[of_batch], patterns=frozen, **interventions)
+        losses.append(next_token_losses(logits[:, :-1], tokens[of_batch]))
+    return torch.cat(losses)
 
 
 def next_token_losses(
@@ -84,14 +92,19 @@ def boosts_beyond_mean(
     Counted are logits above their mean over the vocabulary, and what a head adds beyond its mean on the other half of
     the contexts: taking it away is a mean ablation.
     """
-    caches = [model.cache(chunk) for chunk in tokens.split(4)]
-    stream = torch.cat([cache.residual[-1][:, places] for cache in caches])
-    written = torch.cat([cache.head_outputs[-1][:, :, places] for cache in caches])
+    found = []
+    for chunk in tokens.split(4):
+        cache = model.cache(chunk)
+        found.append((cache.residual[-1][:, places].clone(), cache.head_outputs[-1][:, :, places].clone()))
+    stream, written = map(torch.cat, zip(*found, strict=True))
     halves = written.tensor_split(2)
     means = [other.mean((0, 2))[:, None] for other in reversed(halves)]
     beyond = torch.cat([half - mean for half, mean in zip(halves, means, strict=True)])
     U = centred_unembedding(model)
-    return stream @ U, torch.stack([beyond[:, head] @ U for head in range(beyond.shape[1])])
+    boosts = U.new_empty(beyond.shape[1], *stream.shape[:2], U.shape[1])
+    for head, of_head in enumerate(boosts):
+        of_head.copy_(beyond[:, head] @ U)
+    return stream @ U, boosts
 
 
 def mean_outputs(

@@ -214,6 +214,17 @@ def test_the_loss_under_frozen_patterns_takes_those_of_each_text():
     assert not torch.allclose(loss_per_token(model, tokens, patterns=[p.flip(0) for p in patterns]), losses)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_losses_are_computed_for_two_texts_at_once_whatever_is_done_to_the_model(monkeypatch, frozen):
+    model, sizes = random_model(1), []
+    tokens = random_tokens(model, batch=5)
+    patterns = all_patterns(model, tokens) if frozen else None
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda texts, **how: sizes.append(len(texts)) or forward(texts, **how))
+    assert loss_per_token(model, tokens, patterns=patterns, replace={(0, 0): 0.0}).shape == (5, tokens.shape[1] - 1)
+    assert sizes == [2, 2, 1]
+
+
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_losses_without_heads_of_the_last_layer_are_those_of_their_ablation(n_layers):
     model = random_model(n_layers).requires_grad_(True)

@@ -6,7 +6,7 @@ from functools import partial
 
 from tqdm.auto import tqdm
 
-from helpers import ReaderError
+from helpers import ReaderError, release_memory
 from helpers.claims.ledger import CLAIMS, UNTRAINED, Claim, Evidence
 from helpers.claims.models import Models
 
@@ -38,7 +38,11 @@ def _needs_untrained(claim: Claim) -> bool:
 
 
 def _column(claims: Sequence[Claim], models: Models) -> dict[str, Evidence | None]:
-    return {claim.slug: claim.measured(models) for claim in tqdm(claims, desc="claims", leave=False)}
+    found = {}
+    for claim in tqdm(claims, desc="claims", leave=False):
+        found[claim.slug] = claim.measured(models)
+        release_memory()
+    return found
 
 
 def _against(column: dict[str, Evidence | None], untrained: dict[str, Evidence | None]) -> dict[str, Evidence | None]:

@@ -8,6 +8,8 @@ from functools import lru_cache
 
 import torch
 
+from helpers import release_memory
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # the parameters of glibc's mallopt
 MB = 2**20
 
@@ -47,7 +49,7 @@ def tuned_process() -> Iterator[None]:
         if not _n_trainings:
             _flush_denormals(False)
             _set_memory(mmap_max=65_536, trim_threshold=64 * MB)
-            _call_c("malloc_trim", 0)
+            release_memory()
 
 
 def _flush_denormals(flush: bool) -> None:
