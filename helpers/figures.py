@@ -340,25 +340,67 @@ STRIP_WIDTH = 96  # letters in a line of ``token_strip``
 
 def token_strip(tokens: Sequence[str], values: Sequence[Number], unit: str) -> Figure:
     """Tokens in reading order, each on the colour of its value: red above 0, white at 0; blue below, if any is."""
+    n_rows = _rows_of_text(tokens)
+    figure, (axes,) = panels(width=8, height=0.7 + 0.2 * n_rows)
+    top = max(map(abs, values)) or 1
+    bottom, scale = (-top, "RdBu_r") if min(values) < 0 else (0, "Reds")
+    colours = ScalarMappable(Normalize(bottom, top), scale)
+    inks = ["white" if abs(value) > 0.7 * top else "black" for value in values]
+    _write_tokens(axes, tokens, [colours.to_rgba(value) for value in values], inks)
+    figure.colorbar(colours, ax=axes, label=unit, orientation="horizontal", fraction=0.12, aspect=60)
+    return figure
+
+
+def tokens_and_bars(
+    tokens: Sequence[str], marks: Mapping[int, tuple[str, str]], bars: Sequence[tuple[str, Number, str, str]]
+) -> Figure:
+    """Tokens in reading order, some of them marked; below them, if there are any, bars one below the other.
+
+    Args:
+        marks: name and colour of each marked token, by its place. The names make the legend.
+        bars: what each bar is, its length from 0 to 1, the number to be written beside it, and its colour.
+    """
+    n_rows = _rows_of_text(tokens)
+    heights = [0.5 + 0.2 * n_rows, 0.1 + 0.27 * len(bars)]
+    ratios = {"height_ratios": heights} if bars else {}
+    figure, axes = panels(2 if bars else 1, 1, width=8, height=sum(heights) / (2 if bars else 1), gridspec_kw=ratios)
+    faces = [marks[i][1] if i in marks else "white" for i in range(len(tokens))]
+    _write_tokens(axes[0], tokens, faces, ["black"] * len(tokens))
+    patches = [Rectangle((0, 0), 1, 1, facecolor=colour) for _, colour in marks.values()]
+    names = [plain(name) for name, _ in marks.values()]
+    figure.legend(patches, names, loc="outside upper left", ncols=len(names), fontsize=8, frameon=False)
+    for i, (name, length, number, colour) in enumerate(bars):
+        axes[1].barh(i, length, 0.55, color=colour)
+        axes[1].text(length + 0.01, i, number, va="center", fontsize=8)
+        axes[1].text(-0.02, i, plain(name), va="center", ha="right", fontsize=8)
+    if bars:
+        axes[1].set(xlim=(-1.3, 1.15), ylim=(len(bars) - 0.5, -0.5))
+        axes[1].set_axis_off()
+    return figure
+
+
+def _places_of(tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """Column and row of each token in lines of text."""
     places, column, row = [], 0, 0
     for token in tokens:
         if column and column + len(token) > STRIP_WIDTH:
             column, row = 0, row + 1
         places.append((column, row))
         column, row = (0, row + 1) if token.endswith("↵") else (column + len(token), row)
-    last = max(place[1] for place in places)
-    figure, (axes,) = panels(width=8, height=0.7 + 0.2 * (last + 1))
-    top = max(map(abs, values)) or 1
-    bottom, scale = (-top, "RdBu_r") if min(values) < 0 else (0, "Reds")
-    colours = ScalarMappable(Normalize(bottom, top), scale)
-    for token, value, (x, y) in zip(tokens, values, places, strict=True):
-        axes.add_patch(Rectangle((x, y), len(token), 1, facecolor=colours.to_rgba(value), edgecolor="#dddddd"))
-        ink = {"color": "white" if abs(value) > 0.7 * top else "black", "family": "DejaVu Sans Mono", "fontsize": 8}
-        axes.text(x + len(token) / 2, y + 0.5, plain(token), ha="center", va="center", **ink)
-    axes.set(xlim=(0, STRIP_WIDTH), ylim=(last + 1, 0))
+    return places
+
+
+def _rows_of_text(tokens: Sequence[str]) -> int:
+    return 1 + max(row for _, row in _places_of(tokens))
+
+
+def _write_tokens(axes: Axes, tokens: Sequence[str], faces: Sequence, inks: Sequence[str]) -> None:
+    for token, face, ink, (x, y) in zip(tokens, faces, inks, _places_of(tokens), strict=True):
+        axes.add_patch(Rectangle((x, y), len(token), 1, facecolor=face, edgecolor="#dddddd"))
+        look = {"color": ink, "family": "DejaVu Sans Mono", "fontsize": 8, "ha": "center", "va": "center"}
+        axes.text(x + len(token) / 2, y + 0.5, plain(token), **look)
+    axes.set(xlim=(0, STRIP_WIDTH), ylim=(_rows_of_text(tokens), 0))
     axes.set_axis_off()
-    figure.colorbar(colours, ax=axes, label=unit, orientation="horizontal", fraction=0.12, aspect=60)
-    return figure
 
 
 def plain(text: str) -> str:

@@ -75,7 +75,7 @@ def forward_by_hand(model: AttentionOnlyTransformer, tokens: Tokens) -> BothSide
 @identity
 def sum_of_outputs(model: AttentionOnlyTransformer, tokens: Tokens) -> BothSides:
     """The logits are a sum over components; and ``W_O [r¹; r²; …] = Σ W_Oⁱ rⁱ``: concatenated heads add up as well."""
-    yield (component_outputs(model, tokens) @ model.W_U).sum(0), model(tokens)
+    yield (component_outputs(model.cache(tokens)) @ model.W_U).sum(0), model(tokens)
     cache = model.cache(tokens)
     for layer, (pattern, values) in enumerate(zip(cache.patterns, cache.values, strict=True)):
         concatenated = (pattern @ values).transpose(1, 2).flatten(2)  # [batch, pos, n_heads * d_head]

@@ -47,22 +47,13 @@ class HeadReading:
     ov: list[float]
 
 
-def read_head(
-    model: AttentionOnlyTransformer, head: Head, source: int, among: Int[Tensor, " token"], n: int = 4
-) -> HeadReading:
-    """The paper's recipe for its tables: fix a source token, take the largest QK and the largest OV entries.
-
-    Only the tokens of ``among`` are considered: the embeddings of rare tokens are left-over noise.
-    """
-    return _reading(head, *_centred_circuits(model, head), source, among, n)
-
-
 def read_strongest_sources(
     model: AttentionOnlyTransformer, head: Head, among: Int[Tensor, " token"], n: int = 8
 ) -> list[HeadReading]:
-    """``read_head`` for the ``n`` sources with the strongest skip-trigrams of a head, strongest first.
+    """The paper's recipe for its tables, for the ``n`` sources with a head's strongest skip-trigrams, strongest first.
 
-    The strength of a source is its largest QK entry times its largest OV entry.
+    Fix a source, take the largest QK and the largest OV entries, both among the tokens of ``among``: the embeddings of
+    rare tokens are left-over noise. The strength of a source is its largest QK entry times its largest OV entry.
     """
     qk, ov = _centred_circuits(model, head)
     asks, raises = qk.left[among], ov.right[:, among]

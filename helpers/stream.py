@@ -15,16 +15,13 @@ from torch import Tensor, einsum, nn
 from torch.nn.functional import pad
 
 from helpers.circuits import W_OV
-from helpers.model import AttentionOnlyTransformer, Head, head_name
+from helpers.model import AttentionOnlyTransformer, Cache, Head, head_name
 
 # ---- the stream is a sum ("Virtual Weights and the Residual Stream as a Communication Channel") -----------------
 
 
-def component_outputs(
-    model: AttentionOnlyTransformer, tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "component batch pos d_model"]:
+def component_outputs(cache: Cache) -> Float[Tensor, "component batch pos d_model"]:
     """What each component adds to the stream: the embedding first, then every head in the order of ``model.heads``."""
-    cache = model.cache(tokens)
     return torch.stack([cache.residual[0], *(output for layer in cache.head_outputs for output in layer.unbind(1))])
 
 

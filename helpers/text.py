@@ -138,6 +138,9 @@ def _some(places: np.ndarray) -> np.ndarray:
 
 def after_one_of(sources: np.ndarray, destinations: np.ndarray, max_gap: int) -> np.ndarray:
     """The destinations with a source 1 to ``max_gap`` places before them; positions, both sorted."""
+    if len(destinations) < len(sources):
+        latest = np.searchsorted(sources, destinations) - 1  # the source before each destination
+        return destinations[(latest >= 0) & (destinations - sources[latest] <= max_gap)]
     begin, end = (np.searchsorted(destinations, sources + gap, side="right") for gap in (0, max_gap))
     begin = np.maximum(begin, np.append(0, end[:-1]))  # what an earlier source has is not counted again
     n = np.maximum(end - begin, 0)

@@ -203,6 +203,15 @@ def test_the_untrained_control_is_measured_once_and_only_where_there_is_no_other
     assert columns[0]["b"] == Evidence(about(1.0))
 
 
+def test_memory_is_released_after_each_claim_of_each_seed(monkeypatch):
+    log = []
+    monkeypatch.setattr("helpers.claims.measure.release_memory", lambda: log.append("released"))
+    measured_on(
+        [a_claim(slug=slug, measure=lambda models: log.append(models.seed) or 1.0) for slug in "ab"], [Models(0)]
+    )
+    assert log == [None, "released", None, "released", 0, "released", 0, "released"]
+
+
 def test_the_control_is_untrained_and_its_identities_are_asked_in_float64():
     model, tokens = Models(None).exact("zero_layer", n=3, length=7)
     assert model.config == RECIPES["zero_layer"].model and str(model.W_E.dtype) == "torch.float64"

@@ -382,5 +382,5 @@ def test_value_weighted_attention_bounds_what_arrives_in_any_basis_of_the_values
 def test_direct_logit_attributions_of_all_components_make_up_the_logit(model):
     tokens, logits, _ = run(model)
     raised = logits.gather(2, tokens[..., None]).squeeze(2) - logits.mean(-1)
-    outputs = component_outputs(model, tokens)
+    outputs = component_outputs(model.cache(tokens))
     assert close(sum(direct_logit_attribution(model, output, tokens) for output in outputs), raised)

@@ -10,6 +10,7 @@ import torch
 from helpers.live import LiveTraining, training_curves
 from helpers.training import RECIPES, TrainingState, train
 from helpers.views import LIVE
+from tests.test_token_views import parsed
 
 pytestmark = pytest.mark.slow
 
@@ -46,10 +47,9 @@ async def until(widget: LiveTraining, step: int) -> None:
 
 
 def picture_and_words(widget: LiveTraining) -> tuple[str, str]:
-    return tuple(
-        part.outputs[0]["data"][mime]
-        for part, mime in ((widget.curves.body, "image/png"), (widget.curves.caption, "text/markdown"))
-    )
+    picture = parsed(widget.curves.body.html, {"img": {"src", "alt"}}).img["src"]
+    assert picture.startswith("data:image/png;base64,")
+    return picture, parsed(widget.curves.caption.html, {"em": set()}).get_text()
 
 
 def test_the_button_trains_to_the_end_and_draws_on_the_way(corpus):

@@ -61,8 +61,8 @@ def test_the_code_of_chapter_00_trains_a_model_and_shows_it():
 
 
 @pytest.mark.slow
-def test_the_command_of_the_readme_trains_a_model_that_can_be_measured():
-    command = block(section((REPOSITORY / "README.md").read_text("utf8")), "bash").strip()
+def test_the_command_of_the_documentation_trains_a_model_that_can_be_measured():
+    command = block(section((DATA / "README.md").read_text("utf8")), "bash").strip()
     prefix = "python -m helpers.training "
     assert command.startswith(prefix)
     main([*shlex.split(command.removeprefix(prefix)), "--tokens", "6144", "--threads", str(torch.get_num_threads())])

@@ -44,10 +44,17 @@ def test_a_right_guess_is_told_so(prediction, values):
 
 
 @pytest.mark.parametrize(
-    "prediction, values", [(CHOICES, [None]), (NUMBER, ["much"]), (NUMBER, [""]), (SIGNS, ["+", None])]
+    "prediction, values",
+    [
+        (CHOICES, [None]),
+        (SIGNS, ["+", None]),
+        *((NUMBER, [typed]) for typed in ("much", "", "nan", "9," * 50_000 + "x")),
+    ],
+    ids=lambda one: str(one)[:20],
 )
 def test_what_is_no_guess_is_not_kept(prediction, values):
     guess = committed(prediction, values)
+    assert len(guess.message.value) < 200
     assert "alert" in guess.message.value and prediction.number not in GUESSES and not guess.commit.disabled
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import skip_trigrams
 from helpers.circuits import ov_circuit, qk_circuit
 from helpers.skip_trigrams import (
     HeadReading,
@@ -15,7 +16,6 @@ from helpers.skip_trigrams import (
     contexts_after,
     followers,
     paper_rules,
-    read_head,
     read_strongest_sources,
     skip_trigram_bugs,
     source_effects,
@@ -26,6 +26,11 @@ from helpers.tokens import Tokenizer
 from tests.examples import Words, close, corpus_of, random_model, table_model
 
 # ---- reading a head ---------------------------------------------------------------------------------------------
+
+
+def read_head(model, head, source, among, n=4):
+    """The reading of one source."""
+    return skip_trigrams._reading(head, *skip_trigrams._centred_circuits(model, head), source, among, n)
 
 
 def test_reading_a_head_takes_the_largest_centred_entries_among_the_tokens_asked_for():

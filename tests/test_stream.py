@@ -51,7 +51,7 @@ def same(one: Tensor, other: Tensor) -> bool:
 def test_components_add_up_to_the_stream_and_have_a_name_each(n_layers):
     model = random_model(n_layers)
     tokens = random_tokens(model)
-    outputs, names = component_outputs(model, tokens), component_names(model)
+    outputs, names = component_outputs(model.cache(tokens)), component_names(model)
     assert same(outputs.sum(0), model.residual_stream(tokens)) and torch.equal(outputs[0], model.W_E[tokens])
     assert names == ["token", "0:0", "0:1", "1:0", "1:1"][: len(outputs)] and len(names) == 1 + 2 * n_layers
     if n_layers:

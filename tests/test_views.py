@@ -5,9 +5,9 @@ import html
 import io
 import json
 import math
+import re
 from pathlib import Path
 
-import ipywidgets
 import pytest
 import torch
 from hypothesis import given
@@ -17,7 +17,8 @@ from PIL import Image
 
 from helpers.figures import RED, lines, panels
 from helpers.files import DATA
-from helpers.views import LIVE, Table, View, ViewWidget, alert, code, picture, text_output
+from helpers.views import LIVE, Page, Table, View, ViewWidget, alert, as_html, code, picture, text_output
+from tests.test_token_views import NASTY, PROGRAM, parsed
 
 CAPTION = "*Figure* 1. Head <code>&#48;&#58;1</code> of `model`."
 ALT = "Figure 1. Head 0:1 of model."
@@ -54,7 +55,7 @@ def test_a_figure_is_rendered_once(monkeypatch):
     figure, _ = panels()
     view = picture(figure, "")
     monkeypatch.setattr(type(figure), "savefig", None)
-    assert view.still() == view.live == view.still()
+    assert view.still() == view.still() and not view.html
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------
@@ -114,25 +115,73 @@ def test_code_brings_every_character_and_none_that_markdown_or_html_reads(text):
         assert html.unescape(inner) == text
 
 
+MARKED = {"table": set(), "thead": set(), "tbody": set(), "tr": set(), "th": {"scope"}, "td": set()}
+MARKED |= {"code": set(), "b": set(), "em": set()}
+
+
+def test_captions_keep_their_marks_in_html_and_tokens_stay_text():
+    caption = f"*Figure* **1.** Head `0:1` after {code(*NASTY)} and *{code('*')}*."
+    page = parsed(as_html(caption), MARKED)
+    assert page.em.get_text() == "Figure" and page.b.get_text() == "1." and page.code.get_text() == "0:1"
+    assert page.select("em")[1].decode() == "<em><code>*</code></em>" and len(page.select("code")) == len(NASTY) + 2
+    words = " ".join(NASTY).replace("\0", "\ufffd")  # the one letter that no page can show
+    assert page.get_text() == f"Figure 1. Head 0:1 after {words} and *."
+
+
+@given(st.lists(st.lists(st.text(min_size=1, max_size=6), min_size=2, max_size=2), max_size=4))
+def test_a_table_has_the_same_cells_as_html_and_as_markdown(tokens):
+    rows = [[code(token), -0.001, f"**{code(other)}** → x", None] for token, other in tokens]
+    table = Table({"token": "", "*loss*, nats": "+.2f", "line": "", "none": ""}, rows, "It *says*.")
+    page = parsed(table.view.html, MARKED)
+    assert [cell.get_text() for cell in page.select("th")] == ["token", "loss, nats", "line", "none"]
+    wanted = [re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", cell) for row in cells(table) for cell in row] if rows else []
+    assert [cell.decode() for cell in page.select("td")] == [parsed(f"<td>{cell}</td>").decode() for cell in wanted]
+    assert table.view.caption == "It *says*." and "says" not in table.view.html
+
+
+@pytest.mark.parametrize("token", NASTY)
+def test_a_cell_with_a_token_shows_the_token(token):
+    page = parsed(Table({"": ""}, [[code(token)]]).view.html, MARKED)
+    assert page.td.get_text() == page.td.code.get_text() == token.replace("\0", "\ufffd")
+
+
 # ---- in widgets -------------------------------------------------------------------------------------------------
 
 
-def contents(widget: ViewWidget) -> list[dict]:
+def contents(widget: ViewWidget) -> list[str]:
     """What is shown at present."""
-    return [output["data"] for part in (widget.body, widget.caption) for output in part.outputs]
+    return [widget.body.html, widget.caption.html]
 
 
 def test_html_is_live_and_its_still_form_is_saved(shown):
-    scripts = ipywidgets.HTML("the program")
-    view = View(lambda: {"image/png": "AAAA", "text/plain": ALT}, CAPTION, "<b>live</b>", scripts)
+    view = View(lambda: {"image/png": "AAAA", "text/plain": ALT}, CAPTION, "<b>live</b>")
     view._ipython_display_()
     (body, metadata), (caption, _) = shown
     assert LIVE in body and LIVE in caption and metadata == {"image/png": {"alt": ALT}}
     assert saved(shown) == [{"image/png": "AAAA", "text/plain": ALT}, text_output(f"*{CAPTION}*")]
     assert "<b>" not in json.dumps(saved(shown))
     widget = ViewWidget(view)
-    assert widget._panel.children == (scripts, widget.body)
-    assert contents(widget) == [{"text/html": "<b>live</b>"}, text_output(f"*{CAPTION}*")]
+    assert contents(widget) == ["<b>live</b>", f"<em>{as_html(CAPTION)}</em>"]
+    assert parsed(widget.caption.html, MARKED).get_text() == ALT
+
+
+def test_each_output_shows_a_page_of_its_own(shown):
+    widget = ViewWidget(View(lambda: {"image/png": "AAAA", "text/plain": ALT}, CAPTION, "<b>live</b>"))
+    widget._ipython_display_()
+    assert [data[LIVE]["model_id"] for data, _ in shown] == [widget.body.model_id, widget.caption.model_id]
+
+
+def test_a_caption_is_spoken_when_it_changes_and_its_view_is_not():
+    widget = ViewWidget(View(lambda: text_output("x"), "about x", "x"))
+    assert widget.caption.spoken and not widget.body.spoken
+    assert {"html", "chosen", "spoken"} <= set(widget.caption.get_state())
+    assert 'if (model.get("spoken")) body.setAttribute("aria-live", "polite");' in PROGRAM
+    assert set(re.findall(r'model\.[gs]et\("(\w+)"', PROGRAM)) == {"html", "chosen", "spoken"}
+
+
+def test_the_program_of_the_page_comes_with_the_widget():
+    state = Page(html="<b>x</b>").get_state()
+    assert state["_esm"] == PROGRAM and ".book-view" in state["_css"] and state["html"] == "<b>x</b>"
 
 
 def test_the_still_form_is_made_only_to_be_saved():
@@ -144,26 +193,33 @@ def test_the_still_form_is_made_only_to_be_saved():
 
 
 def test_pictures_and_tables_are_the_same_live_and_still(shown):
-    figure = picture(lines({"a": ([1, 2], [3, 4])}, "x", "y"), CAPTION)
-    table = Table({"a": ".1f"}, [[0.25]], "Said below.").view
-    for view in (figure, table):
+    figure = picture(lines({"a": ([1, 2], [3, 4])}, "x", "y"), f"{CAPTION} <code>&#34;&#60;</code>")
+    table = Table({"a": ".1f"}, [[0.25]], "Said below.")
+    for view in (figure, table.view):
         ViewWidget(view)._ipython_display_()
-    assert saved(shown) == [figure.still(), text_output(f"*{CAPTION}*"), table.still()]
-    assert contents(ViewWidget(table)) == [table.still()] and "| 0.2 |" in table.still()["text/markdown"]
-    assert table.still()["text/markdown"].endswith("*Said below.*")
+    assert saved(shown) == [
+        figure.still(),
+        text_output(f"*{figure.caption}*"),
+        text_output("| a |\n| --- |\n| 0.2 |"),
+        text_output("*Said below.*"),
+    ]
+    image = parsed(ViewWidget(figure).body.html, {"img": {"src", "alt"}}).img
+    assert image["src"] == f"data:image/png;base64,{figure.still()['image/png']}" and image["alt"] == f'{ALT} "<'
+    assert contents(ViewWidget(table.view)) == [table.view.html, "<em>Said below.</em>"]
 
 
 def test_another_view_or_nothing_takes_the_place_and_the_first_is_saved(shown):
-    first, second = (View(lambda row=row: text_output(row), f"about {row}") for row in "xy")
+    first, second = (View(lambda row=row: text_output(row), f"about {row}", row) for row in "xy")
     widget = ViewWidget(first)
     sent = []
-    widget.body.observe(lambda change: sent.append(change.new), names="outputs")
-    widget.update(View(lambda: text_output("x"), "about x"))
+    for page in (widget.body, widget.caption):
+        page.observe(lambda change: sent.append(change.new), names="html")
+    widget.update(View(lambda: text_output("x"), "about x", "x"))
     assert not sent  # nothing has changed
     widget.update(second)
-    assert contents(widget) == [text_output("y"), text_output("*about y*")] and len(sent) == 1
+    assert contents(widget) == ["y", "<em>about y</em>"] == sent
     widget.update(None)
-    assert contents(widget) == []
+    assert contents(widget) == ["", ""]
     widget._ipython_display_()
     assert saved(shown) == [text_output("x"), text_output("*about x*")]
 

@@ -7,6 +7,7 @@ Where no kernel runs, the question and its options are to be read on the page, a
 to say to them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ import ipywidgets
 
 from helpers import ReaderError
 from helpers.exercises.kinds import Reply
-from helpers.views import alert, show_output, text_output
+from helpers.views import Field, alert, show_output, text_output
 
 GUESSES: dict[str, object] = {}  # committed in this session, by the prediction's number
 WIDE = {"layout": {"width": "auto"}, "style": {"description_width": "initial"}}
@@ -55,7 +56,7 @@ class NumberPrediction(Prediction):
 
     def controls(self) -> list[ipywidgets.ValueWidget]:
         """A field for a number, empty at first."""
-        return [ipywidgets.Text(placeholder="a number", description="Your guess", **WIDE)]
+        return [Field(placeholder="a number", description="Your guess", **WIDE)]
 
     def reply(self, guess: Sequence[object]) -> str:
         """Of the range in which the number lies.
@@ -65,8 +66,10 @@ class NumberPrediction(Prediction):
         """
         try:
             number = float(str(guess[0]).replace(",", ""))
-        except ValueError as error:
-            raise ReaderError(f"{guess[0]!r} is not a number: type one, such as 0.5.") from error
+        except ValueError:
+            number = math.nan
+        if math.isnan(number):
+            raise ReaderError(f"{str(guess[0])[:50]!r} is not a number: type one, such as 0.5.")
         inside = next((choice for choice, end in zip(self.choices, self.upper, strict=True) if number <= end), None)
         return super().reply([inside or list(self.choices)[-1]])
 
