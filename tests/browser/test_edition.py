@@ -7,12 +7,13 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
 from helpers.edition import make, numbered, page_numbers, print_book
 from tests.browser.lab import CHROMIUM, REPOSITORY, TOKEN, browser, jupyter_lab
-from tests.test_edition import asked
+from tests.test_edition import asked, code_cells
 
 pytest.importorskip("playwright.sync_api", reason="these tests need a browser: pip install playwright")
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: install one, or set CHROMIUM=/path/to/it")
@@ -135,7 +136,9 @@ def test_lab_saves_a_chapter_as_a_page_that_holds_all_it_needs(tmp_path):
         with urllib.request.urlopen(f"{url}/nbconvert/html/{notebook.name}?download=true&token={TOKEN}") as answer:
             page = BeautifulSoup(answer.read().decode(), "html.parser")
     assert asked(page) == [] and len(page.select("math")) > 20
-    assert page.select(".output img") and all(image["alt"].count("Figure 5.") for image in page.select(".output img"))
+    outputs = [output for cell in code_cells(nbformat.read(notebook, 4)) for output in cell.outputs]
+    alts = [output.data["text/plain"] for output in outputs if "image/png" in output.get("data", {})]
+    assert [image["alt"] for image in page.select(".output img")] == alts and len(alts) > 3
 
 
 def take_pictures(out: Path) -> None:
