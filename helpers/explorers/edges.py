@@ -139,6 +139,7 @@ class Grid:
         return " → ".join(self.heads(edge))
 
     def picture(self) -> Figure:
+        """The grid for the saved page."""
         labels = "reader, layer 1", "writer, layer 0"
         figure = heatmaps(
             {"": self.scores}, self.writers, self.readers, *labels, signed=True, limit=self.limit, width=5.4, height=4.2
