@@ -2,10 +2,10 @@
 
 Each module imports only from those before it in this list::
 
-    files  corpus  tokens  model  circuits  heads  statistics  stream  terms  edges  scrubbing  in_context  bigrams
-    text  skip_trigrams  mined_rules  copying  history  training  formation  clamping  by_hand  figures
-    views  token_views  head_views  explorers  live  identities  claims  exercises  handout
-    export  edition  lens
+    files  corpus  tokens  model  weights  circuits  heads  statistics  stream  terms  standard  neurons  edges
+    bystanders  superposition  scrubbing  in_context  bigrams  text  skip_trigrams  mined_rules  copying  dictionary
+    feature_rules  history  training  formation  clamping  markov  by_hand  figures  views  token_views  head_views
+    explorers  live  identities  lens  claims  exercises  handout  export  edition
 
 A student of the paper needs three of them: model, circuits and heads.
 """

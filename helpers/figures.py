@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 from torch import Tensor
 
 from helpers.statistics import Estimate
@@ -171,6 +171,20 @@ def scatter_panels(clouds: Mapping[str, Series], xlabel: str, ylabel: str, title
     figure.suptitle(title)
     all_axes[0].set(ylabel=ylabel)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups), fontsize=8)
+    return figure
+
+
+def arrow_planes(directions: Mapping[str, Float[Tensor, "feature 2"]]) -> Figure:
+    """Directions in a plane as arrows from the origin, numbered from 1, beside a circle of length 1; a panel each."""
+    figure, all_axes = panels(1, len(directions), width=2.3, height=2.4)
+    for axes, (title, vectors) in zip(all_axes, directions.items(), strict=True):
+        axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor=GREY, linewidth=0.6))
+        for i, (x, y) in enumerate(vectors.tolist()):
+            colour = COLOURS[i % 7]
+            axes.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2})
+            axes.annotate(str(i + 1), (1.15 * x, 1.15 * y), color=colour, ha="center", va="center", weight="bold")
+        axes.set(title=title, xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
+        axes.axis("off")
     return figure
 
 
@@ -542,3 +556,41 @@ def _sum_of_terms(axes: Axes, terms: str, x: Number, y: Number) -> None:
         for piece in terms.split()
     ]
     axes.add_artist(AnnotationBbox(HPacker(children=pieces, pad=0, sep=4), (x, y), bboxprops={"edgecolor": "none"}))
+
+
+READS = {  # what gets the stream, and its steps from there on, from the bottom up
+    "heads": ("$W_Q$, $W_K$ + biases", "softmax", "$W_V$, $W_O$ + biases"),
+    "neurons": ("$W_{in}$ + bias", "GELU", "$W_{out}$ + bias"),
+    "": ("$W_U$ + bias", "logits"),
+}
+NOT_LINEAR = ("÷ scale", "softmax", "GELU")
+
+
+def standard_layer() -> Figure:
+    """A layer with LayerNorm and neurons, and the unembedding: what reads the stream, and what is not linear in it."""
+    figure, (axes,) = panels(width=9, height=2.6)
+    axes.set(xlim=(-1.2, 14.2), ylim=(-2.5, 0.5))
+    axes.set_axis_off()
+    axes.annotate("", (10.8, 0), (-0.2, 0), arrowprops={"arrowstyle": "->", "color": GREY, "linewidth": 2})
+    axes.text(-0.3, 0, "stream", ha="right", va="center", weight="bold", fontsize=10)
+    heights = (-0.7, -1.4, -2.1)
+    for x, (name, steps) in zip((0.8, 5.7, 10.6), READS.items(), strict=True):
+        _column(axes, x, ("− mean", "÷ scale", "× gain + offset"), heights)
+        _column(axes, x + 2.5, steps, heights[::-1])
+        axes.annotate("", (x, -0.5), (x, 0), arrowprops={"arrowstyle": "->"})
+        axes.annotate("", (x + 1.45, -2.1), (x + 0.98, -2.1), arrowprops={"arrowstyle": "->"})
+        if name:
+            axes.annotate("", (x + 2.5, 0), (x + 2.5, -0.5), arrowprops={"arrowstyle": "->"})
+            axes.text(x + 2.5, 0.2, name, ha="center", fontsize=10, weight="bold")
+    return figure
+
+
+def _column(axes: Axes, x: Number, names: Sequence[str], heights: Sequence[Number]) -> None:
+    """Names in boxes, those that are not linear in red, and arrows from each to the next."""
+    for name, y in zip(names, heights, strict=False):
+        colour = RED if name in NOT_LINEAR else BLUE
+        box = {"boxstyle": "round", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
+        axes.text(x, y, name, ha="center", va="center", fontsize=10, color=colour, bbox=box)
+    for one, other in zip(heights, heights[1 : len(names)], strict=False):
+        gap = 0.22 if one > other else -0.22
+        axes.annotate("", (x, other + gap), (x, one - gap), arrowprops={"arrowstyle": "->"})

@@ -18,8 +18,9 @@ from helpers.circuits import copying_score
 from helpers.files import how_to_restore
 from helpers.heads import loss_per_token, prefix_matching_scores, previous_token_scores, repeated_random_loss
 from helpers.in_context import in_context_learning_score
-from helpers.model import AttentionOnlyTransformer, load_model
+from helpers.model import AttentionOnlyTransformer
 from helpers.tokens import EncodedCorpus
+from helpers.weights import load_model
 
 N_LAST = 3  # rows at the end of a history whose mean is a "final" value: single rows are noisy
 

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from helpers.circuits import W_OV, logits_by_tables, ov_circuit, path_logits, paths, score_expansion
 from helpers.heads import loss_per_token, next_token_losses
-from helpers.model import AttentionOnlyTransformer, Head
+from helpers.model import AttentionOnlyTransformer, Cache, Head
+from helpers.neurons import neurons_on_tokens, neurons_through_head
+from helpers.standard import StandardTransformer, fold, stream_terms, term_losses, with_frozen_scales
 from helpers.stream import (
     biased_logits,
     component_outputs,
@@ -244,3 +246,95 @@ def orders_of_terms(model: AttentionOnlyTransformer, tokens: Tokens) -> BothSide
     found = [*orders, orders[-1], of_layers[()], of_layers[tuple(range(L))]]
     expected = [*losses, loss_per_token(model, tokens).mean(), losses[0], losses[min(1, L)]]
     yield torch.tensor(found, dtype=torch.double), torch.stack(expected).double()
+
+
+# ---- LayerNorm, biases and neurons (the paper's appendix), for a StandardTransformer --------------------------------
+
+
+@identity
+def folded(model: StandardTransformer, tokens: Tokens) -> BothSides:
+    """LayerNorm but for its division, and the biases of values, are parts of the weights around them.
+
+    The folded model says the same and divides by the same; what it writes to the stream has the mean 0.
+    """
+    (logits, cache), (same, of_folded) = model.run_with_cache(tokens), fold(model).run_with_cache(tokens)
+    yield same, logits
+    for scale, other in zip(of_folded.scales, cache.scales, strict=True):
+        yield scale, other
+    if model.config.layer_norm:
+        for stream, other in zip(of_folded.residual, cache.residual, strict=True):
+            yield stream, other - other.mean(-1, keepdim=True)
+
+
+@identity
+def linear_when_scales_are_frozen(model: StandardTransformer, tokens: Tokens) -> BothSides:
+    """With attention and scales frozen, a mixture of streams has the mixture of their logits, if there are no neurons.
+
+    The biases say what they say without any tokens; so mixed is what the logits have beyond that.
+    """
+    patterns, frozen = model.cache(tokens).patterns, with_frozen_scales(fold(model), tokens)
+    one, other = frozen.W_E, frozen.W_E.flip(0)
+    of_one, of_other, of_both, of_none = (
+        with_weights(frozen, W_E=embedding)(tokens, patterns=patterns)
+        for embedding in (one, other, 0.3 * one - 2 * other, 0 * one)
+    )
+    yield of_one, model(tokens)
+    yield of_both - of_none, 0.3 * (of_one - of_none) - 2 * (of_other - of_none)
+
+
+@identity
+def sum_of_standard_paths(model: StandardTransformer, tokens: Tokens) -> BothSides:
+    """The logits are a sum over paths that begin at a token, at a bias, or at a layer of neurons, scales held fixed."""
+    model_folded, L = fold(model), model.config.n_layers
+    terms = stream_terms(model_folded, model_folded.cache(tokens), 2 * L)
+    yield sum(terms.values()) @ model_folded.W_U + model_folded.b_U, model(tokens)
+    yield torch.tensor([float(len(terms))]), torch.tensor([float(_number_of_terms(L, model.config.n_heads))])
+
+
+def _number_of_terms(n_layers: int, n_heads: int) -> int:
+    """A path of ``n_heads + 1`` choices in each layer: from the token, and from two things in each layer on its way."""
+    return (n_heads + 1) ** n_layers + 2 * sum((n_heads + 1) ** later for later in range(n_layers))
+
+
+@identity
+def sum_of_neuron_inputs(model: StandardTransformer, tokens: Tokens) -> BothSides:
+    """``W_E W_in + Σ A ⊗ (W_E W_OV W_in) + …``: what switches neurons on is a sum over paths, as the logits are.
+
+    The tokens' part is looked up in tables: one for the direct path, one for each head, products for chains of two
+    (no model with more than two layers is asked). Biases and earlier neurons are sources of their own.
+    """
+    model_folded, frozen = fold(model), model.cache(tokens)
+    cache = model_folded.cache(tokens)
+    for layer in range(model.config.n_layers):
+        terms = stream_terms(model_folded, cache, 2 * layer + 1)
+        others = sum(term for (source, _), term in terms.items() if source != "token")
+        looked_up = _inputs_from_tables(model_folded, cache, tokens, layer) / frozen.scales[2 * layer + 1]
+        yield looked_up + others @ model_folded.W_in[layer] + model_folded.b_in[layer], frozen.inputs[layer]
+
+
+def _inputs_from_tables(model: StandardTransformer, cache: Cache, tokens: Tokens, layer: int) -> Tensor:
+    moving = [A / scale.unsqueeze(1).mT for A, scale in zip(cache.patterns, cache.scales[:-1:2], strict=True)]
+    inputs = neurons_on_tokens(model, layer).rows(tokens)
+    for head in model.heads[: (layer + 1) * model.config.n_heads]:
+        inputs = inputs + moving[head[0]][:, head[1]] @ neurons_through_head(model, layer, head).rows(tokens)
+    if layer == 1:
+        for early, late in itertools.product(model.layer_heads(0), model.layer_heads(1)):
+            table = model.W_E @ (W_OV(model, early) @ W_OV(model, late)) @ model.W_in[layer]
+            inputs = inputs + moving[1][:, late[1]] @ moving[0][:, early[1]] @ table.rows(tokens)
+    return inputs
+
+
+@identity
+def orders_of_standard_terms(model: StandardTransformer, tokens: Tokens) -> BothSides:
+    """The paper's algorithm with scales held fixed keeps the paths through n heads or fewer in its nth run.
+
+    Biases belong to order 0. Asked of a model without neurons; with them the last run is the model all the same.
+    """
+    model_folded, L = fold(model), model.config.n_layers
+    found = torch.tensor(term_losses(model_folded, tokens), dtype=torch.double)
+    yield found[-1:], loss_per_token(model, tokens).mean()[None].double()
+    if not model.config.mlp:
+        terms = stream_terms(model_folded, model_folded.cache(tokens), 2 * L)
+        up_to = [sum(term for (_, path), term in terms.items() if len(path) <= n) for n in range(L + 1)]
+        logits = [(read @ model_folded.W_U + model_folded.b_U)[:, :-1] for read in up_to]
+        yield found, torch.stack([next_token_losses(of_order, tokens).mean() for of_order in logits]).double()

@@ -35,7 +35,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,10 @@ from helpers import ReaderError
 from helpers.circuits import copying_score
 from helpers.files import write_or_explain
 from helpers.heads import prefix_matching_scores, previous_token_scores, random_repeats
-from helpers.model import AttentionOnlyTransformer, Head, ModelConfig, head_name, load_model, sinusoids
+from helpers.model import AttentionOnlyTransformer, Head, ModelConfig, head_name, sinusoids
+from helpers.standard import StandardTransformer
 from helpers.stream import Biases, fold_biases, with_weights
+from helpers.weights import load_model
 
 State = dict[str, Tensor]  # by the names of TransformerLens
 Weights = dict[str, Tensor]  # by ours, the layers of a matrix in one tensor
@@ -418,6 +420,22 @@ def load_lens(folder: Path) -> AttentionOnlyTransformer:
     if not isinstance(config, dict):
         raise ReaderError(f"{folder / 'config.json'} holds no settings: save the config's to_dict() there.")
     return from_lens(state, config)
+
+
+def load_either(folder: Path) -> AttentionOnlyTransformer:
+    """A model in the form of the book or in that of TransformerLens, whichever its ``config.json`` has.
+
+    Raises:
+        ReaderError: a file is missing or damaged, or no model of the book computes the same.
+    """
+    try:
+        settings = json.loads((folder / "config.json").read_text("utf8")).keys()
+    except (OSError, ValueError, AttributeError):
+        settings = {""}  # load_lens says what is wrong
+    for kind in (AttentionOnlyTransformer, StandardTransformer):
+        if settings <= {setting.name for setting in fields(kind.Config)}:
+            return load_model(folder, kind=kind)
+    return load_lens(folder)
 
 
 # ---- the command ------------------------------------------------------------------------------------------------

@@ -6,25 +6,21 @@ positions enter the queries and the keys only; so once the attention patterns ar
 function of the tokens, exactly.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, einsum, nn
 
 from helpers import ReaderError
-from helpers.files import DATA, book_folder, how_to_restore, write_or_explain
 
 Head = tuple[int, int]  # (layer, head), both counted from 0
 Replacements = Mapping[Head, Tensor | float]
+Stream = Float[Tensor, "batch pos d_model"]
+Attention = Float[Tensor, "batch head dest src"]
 
 
 def head_name(head: Head) -> str:
@@ -50,6 +46,10 @@ class ModelConfig:
         if min(sizes) < 1 or self.d_model % 2:
             raise ReaderError(f"No model has these sizes: {self}. All are positive, n_layers may be 0, d_model even.")
 
+    def build(self, seed: int = 0) -> "AttentionOnlyTransformer":
+        """A model of these sizes before its training."""
+        return AttentionOnlyTransformer(self, seed)
+
 
 @dataclass
 class Cache:
@@ -64,6 +64,8 @@ class Cache:
 
 class AttentionOnlyTransformer(nn.Module):
     """``logits = (x + sum of all heads) @ W_U`` with ``x = W_E[tokens]``; any number of layers, including zero."""
+
+    Config, new_cache = ModelConfig, Cache
 
     def __init__(self, config: ModelConfig, seed: int = 0):
         super().__init__()
@@ -88,7 +90,7 @@ class AttentionOnlyTransformer(nn.Module):
         self,
         tokens: Int[Tensor, "batch pos"],
         *,
-        patterns: list[Float[Tensor, "batch head dest src"]] | None = None,
+        patterns: list[Attention] | None = None,
         replace: Replacements | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits of the next token at every position.
@@ -98,19 +100,19 @@ class AttentionOnlyTransformer(nn.Module):
             replace: for some heads, what they write in place of their output: anything that broadcasts to
                 ``[batch, pos, d_model]``. ``{(1, 3): 0.0}`` ablates head 1:3; its mean output mean-ablates it.
         """
-        return self.residual_stream(tokens, patterns=patterns, replace=replace) @ self.W_U
+        return self.unembed(self.residual_stream(tokens, patterns=patterns, replace=replace))
 
     def run_with_cache(
         self, tokens: Int[Tensor, "batch pos"], **interventions
     ) -> tuple[Float[Tensor, "batch pos d_vocab"], Cache]:
         """The logits and everything computed on the way; takes the same interventions as calling the model."""
-        cache = Cache()
-        return self.residual_stream(tokens, cache=cache, **interventions) @ self.W_U, cache
+        cache = self.new_cache()
+        return self.unembed(self.residual_stream(tokens, cache=cache, **interventions)), cache
 
     @torch.no_grad()
     def cache(self, tokens: Int[Tensor, "batch pos"]) -> Cache:
         """Everything computed on the way, without the logits, which take more memory than all the rest."""
-        cache = Cache()
+        cache = self.new_cache()
         self.residual_stream(tokens, cache=cache)
         return cache
 
@@ -118,42 +120,51 @@ class AttentionOnlyTransformer(nn.Module):
         self,
         tokens: Int[Tensor, "batch pos"],
         *,
-        patterns: list[Float[Tensor, "batch head dest src"]] | None = None,
+        patterns: list[Attention] | None = None,
         replace: Replacements | None = None,
         cache: Cache | None = None,
-    ) -> Float[Tensor, "batch pos d_model"]:
+    ) -> Stream:
         """The residual stream after the last layer; fills ``cache`` if one is given."""
         self._check(tokens, replace or {})
         residual = F.embedding(tokens, self.W_E)
         for layer in range(self.config.n_layers):
-            scores, pattern = (None, patterns[layer]) if patterns is not None else self.attention(residual, layer)
-            values = einsum("bpd,hde->bhpe", residual, self.W_V[layer])
-            mixed = einsum("bhqk,bhke->bhqe", pattern, values)
-            if cache is None and not replace:
-                attn_out = einsum("bhqe,hed->bqd", mixed, self.W_O[layer])
-            else:
-                head_outputs = einsum("bhqe,hed->bhqd", mixed, self.W_O[layer])
-                for (at_layer, head), output in (replace or {}).items():
-                    if at_layer == layer:
-                        head_outputs[:, head] = output
-                attn_out = head_outputs.sum(1)
             if cache is not None:
                 cache.residual.append(residual)
-                cache.scores.append(scores)
-                cache.patterns.append(pattern)
-                cache.values.append(values)
-                cache.head_outputs.append(head_outputs)
-            residual = residual + attn_out
+            pattern = None if patterns is None else patterns[layer]
+            residual = residual + self.attn_out(residual, layer, pattern, replace, cache)
         if cache is not None:
             cache.residual.append(residual)
         return residual
 
-    def attention(
-        self,
-        residual: Float[Tensor, "batch pos d_model"],
-        layer: int,
-        keys_read: Float[Tensor, "batch pos d_model"] | None = None,
-    ) -> tuple[Float[Tensor, "batch head dest src"], Float[Tensor, "batch head dest src"]]:
+    def unembed(self, residual: Stream) -> Float[Tensor, "batch pos d_vocab"]:
+        """The logits of a residual stream."""
+        return residual @ self.W_U
+
+    def attn_out(
+        self, read: Stream, layer: int, pattern: Attention | None, replace: Replacements | None, cache: Cache | None
+    ) -> Stream:
+        """What the heads of a layer write together if they read ``read``; fills ``cache`` if one is given."""
+        scores, pattern = (None, pattern) if pattern is not None else self.attention(read, layer)
+        values = self.values(read, layer)
+        mixed = einsum("bhqk,bhke->bhqe", pattern, values)
+        if cache is None and not replace:
+            return einsum("bhqe,hed->bqd", mixed, self.W_O[layer])
+        head_outputs = einsum("bhqe,hed->bhqd", mixed, self.W_O[layer])
+        for (at_layer, head), output in (replace or {}).items():
+            if at_layer == layer:
+                head_outputs[:, head] = output
+        if cache is not None:
+            cache.scores.append(scores)
+            cache.patterns.append(pattern)
+            cache.values.append(values)
+            cache.head_outputs.append(head_outputs)
+        return head_outputs.sum(1)
+
+    def values(self, read: Stream, layer: int) -> Float[Tensor, "batch head pos d_head"]:
+        """What the heads of a layer move."""
+        return einsum("bpd,hde->bhpe", read, self.W_V[layer])
+
+    def attention(self, residual: Stream, layer: int, keys_read: Stream | None = None) -> tuple[Attention, Attention]:
         """Scores and pattern of a layer's heads: who attends to whom, the only non-linear step of the model.
 
         ``keys_read`` is what the keys are computed from, where that differs from what the queries are computed from.
@@ -210,70 +221,3 @@ def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
     frequencies = float(n_ctx) ** (-torch.arange(0, d_model, 2) / d_model)
     angles = torch.arange(n_ctx)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-# ---- files ----------------------------------------------------------------------------------------------------
-
-
-def save_model(model: AttentionOnlyTransformer, folder: Path | str) -> None:
-    """Write ``config.json`` and ``model.safetensors`` (float16) into ``folder``, each atomically.
-
-    Raises:
-        ReaderError: the disk is full, or the folder cannot be written to.
-    """
-    folder, config = Path(folder), json.dumps(asdict(model.config), indent=1) + "\n"
-    write_or_explain(folder / "config.json", lambda f: f.write(config.encode()))
-    save_weights(model, folder / "model.safetensors")
-
-
-def save_weights(model: AttentionOnlyTransformer, file: Path) -> None:
-    """Write the weights alone into a safetensors file, in float16, atomically."""
-    weights = {name: weight.detach().cpu().half().contiguous() for name, weight in model.named_parameters()}
-    write_or_explain(file, lambda f: f.write(to_safetensors(weights)))
-
-
-def load_model(folder: Path | str, weights_file: str = "model.safetensors") -> AttentionOnlyTransformer:
-    """The model that ``save_model`` or a training wrote to ``folder``, in float32 and ready to be used.
-
-    ``weights_file`` may name weights that were kept during training, such as "checkpoints/000225.safetensors".
-
-    Raises:
-        ReaderError: a file is missing or damaged, or the weights have other shapes than ``config.json`` says.
-    """
-    folder = Path(folder)
-    try:
-        config = ModelConfig(**json.loads((folder / "config.json").read_text("utf8")))
-        weights, model = load_file(folder / weights_file), AttentionOnlyTransformer(config)
-    except (OSError, ValueError, TypeError, SafetensorError) as error:
-        raise ReaderError(
-            f"The model in {folder} is missing or damaged ({type(error).__name__}): {how_to_restore(folder)}."
-        ) from error
-    _check_shapes(model, weights, folder)
-    model.load_state_dict({name: weight.float() for name, weight in weights.items()})
-    return model.requires_grad_(False).eval()
-
-
-def _check_shapes(model: AttentionOnlyTransformer, weights: Mapping[str, Tensor], folder: Path) -> None:
-    expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if expected != found:
-        name = next(n for n in (expected | found) if expected.get(n) != found.get(n))
-        raise ReaderError(
-            f"The weights in {folder} do not fit their config.json: {name} is {found.get(name)}, not "
-            f"{expected.get(name)}. For both files, {how_to_restore(folder)}."
-        )
-
-
-def load_book_model(name: str, seed: int = 0) -> AttentionOnlyTransformer:
-    """One of the models that come with the book: "zero_layer", "one_layer", "two_layer", "laptop", …
-
-    Raises:
-        ReaderError: the book has no such model, or its files are damaged.
-    """
-    folder, models = book_folder(name, seed), DATA / "models"
-    if folder.name not in (there := sorted(model.name for model in models.glob("*/"))):
-        raise ReaderError(
-            f"The book has no model {folder.name!r}: it has {', '.join(there)}. "
-            f"If you deleted one, {how_to_restore(models)}."
-        )
-    return load_model(folder)

@@ -108,23 +108,24 @@ def _losses(
 
 
 def losses_without_composition(
-    model: AttentionOnlyTransformer, tokens: Texts, kinds: str
+    model: AttentionOnlyTransformer, tokens: Texts, kinds: str, layers: Layers | None = None
 ) -> Float[Tensor, "batch pos-1"]:
     """Loss of every token but the first, in nats, without some kinds of composition: "Q", "K", "V" or several.
 
-    The queries, keys or values of every head are then computed from the embeddings alone. Attention is computed anew.
-    So ``"K"`` is a model without K-composition, and ``"QKV"`` one whose heads all read what the first layer reads.
+    The queries, keys or values of every head, or of those of some ``layers``, are then computed from the embeddings
+    alone. Attention is computed anew. So ``"K"`` is a model without K-composition, and ``"QKV"`` one whose heads all
+    read what the first layer reads.
 
     Raises:
         ReaderError: one of ``kinds`` is another one.
     """
     chunks = tokens.split(2)
-    logits = (logits_without_composition(model, chunk, kinds)[:, :-1] for chunk in chunks)
+    logits = (logits_without_composition(model, chunk, kinds, layers)[:, :-1] for chunk in chunks)
     return torch.cat([next_token_losses(of_chunk, chunk) for of_chunk, chunk in zip(logits, chunks, strict=True)])
 
 
 def logits_without_composition(
-    model: AttentionOnlyTransformer, tokens: Texts, kinds: str
+    model: AttentionOnlyTransformer, tokens: Texts, kinds: str, layers: Layers | None = None
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """The logits behind ``losses_without_composition``; with ``kinds`` "" those of the model.
 
@@ -135,7 +136,8 @@ def logits_without_composition(
         raise ReaderError(f"{kinds!r} are no kinds of composition: choose some of Q, K and V.")
     embedded = stream = model.W_E[tokens]
     for layer in range(model.config.n_layers):
-        queries, keys, values = (embedded if kind in kinds else stream for kind in "QKV")
+        cut = kinds if layers is None or layer in layers else ""
+        queries, keys, values = (embedded if kind in cut else stream for kind in "QKV")
         _, pattern = model.attention(queries, layer, keys_read=keys)
         stream = stream + written_by_layer(model, layer, pattern, values)
     return stream @ model.W_U

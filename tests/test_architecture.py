@@ -134,9 +134,9 @@ def loaded_by(code: str) -> set[str]:
 def test_a_model_loads_without_widgets_figures_or_tokenizers():
     bare = loaded_by("import torch, safetensors.torch, jaxtyping")
     ours = loaded_by(
-        "from helpers import circuits, heads\nfrom helpers.model import load_book_model\nload_book_model('two_layer')"
+        "from helpers import circuits, heads\nfrom helpers.weights import load_book_model\nload_book_model('two_layer')"
     )
-    expected = {"helpers", "helpers.files", *(f"helpers.{name}" for name in STUDENTS_PATH)}
+    expected = {"helpers", "helpers.files", "helpers.weights", *(f"helpers.{name}" for name in STUDENTS_PATH)}
     assert {module for module in ours if module.split(".")[0] == "helpers"} == expected
     unwanted = {"tokenizers", "platformdirs", "matplotlib", "IPython", "ipywidgets", "anywidget", "circuitsvis"}
     assert not {module for module in ours if module.split(".")[0] in unwanted}

@@ -13,9 +13,10 @@ from helpers.circuits import score_by_token, score_parts, score_terms
 from helpers.explorers import paths
 from helpers.explorers.paths import Step, explore_path, induction_step, path_explorer
 from helpers.explorers.texts import Reading, read
-from helpers.model import AttentionOnlyTransformer, head_name, load_book_model
+from helpers.model import AttentionOnlyTransformer, head_name
 from helpers.tokens import Tokenizer
 from helpers.views import LIVE, View
+from helpers.weights import load_book_model
 from tests.examples import random_model
 from tests.test_token_views import NASTY, OF_TOKENS, parsed
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from helpers import ReaderError
 from helpers.explorers import Explorer, stream_explorer
 from helpers.explorers.stream import explore_stream, read_directions, shares_read, writable, written_on
-from helpers.model import AttentionOnlyTransformer, head_name, load_book_model
+from helpers.model import AttentionOnlyTransformer, head_name
 from helpers.stream import component_names, component_outputs, principal_cosines
 from helpers.tokens import Tokenizer
 from helpers.views import View
+from helpers.weights import load_book_model
 from tests.examples import random_model
 
 SIZES = {"d_model": 12, "d_head": 3, "n_ctx": 64}

@@ -455,3 +455,11 @@ def test_the_runs_of_two_heads_draw_what_the_algorithm_computes():
     written = [text.get_text() for text in axes.texts]
     assert [f"run {i}" in written for i in (1, 2, 3, 4, 5)] == [False, True, True, True, False]
     assert sum(text in ("g", "h") for text in written) == sum(len(kept) for _, kept in figures.RUNS)
+
+
+def test_what_is_not_linear_in_a_standard_layer_is_red():
+    (axes,) = figures.standard_layer().axes
+    boxes = {text.get_text(): text.get_bbox_patch() for text in axes.texts if text.get_bbox_patch()}
+    red = {name for name, box in boxes.items() if to_hex(box.get_edgecolor()) == figures.RED.lower()}
+    assert red == {"÷ scale", "softmax", "GELU"} and len(boxes) == 3 + 3 + 3 + 2  # three reads look alike
+    assert [sum(text.get_text() == name for text in axes.texts) for name in ("− mean", "heads", "logits")] == [3, 1, 1]

@@ -37,8 +37,10 @@ from helpers.circuits import (
     swapped_composition_score,
 )
 from helpers.heads import direct_logit_attribution, value_weighted_pattern
-from helpers.model import AttentionOnlyTransformer, Cache, ModelConfig, load_book_model
+from helpers.model import AttentionOnlyTransformer, Cache, ModelConfig
 from helpers.stream import component_outputs, in_basis, random_rotation, with_other_keys_and_values, with_weights
+from helpers.weights import load_book_model
+from tests import test_standard
 from tests.examples import close, random_model, random_tokens, same_but_for_zeros
 
 SEEDS = st.integers(0, 2**32)
@@ -95,7 +97,11 @@ def error_of(name: str, model: AttentionOnlyTransformer) -> float:
 
 def test_every_equation_is_tested():
     functions = inspect.getmembers(identities, lambda f: getattr(f, "__module__", "") == identities.__name__)
-    assert {name for name, _ in functions if not name.startswith("_")} == {*EQUATIONS, "identity"}
+    assert {name for name, _ in functions if not name.startswith("_")} == {
+        *EQUATIONS,
+        *test_standard.EQUATIONS,
+        "identity",
+    }
 
 
 @pytest.mark.parametrize("name", EQUATIONS)

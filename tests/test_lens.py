@@ -25,8 +25,9 @@ from helpers.circuits import ov_circuit
 from helpers.files import DATA
 from helpers.heads import prefix_matching_scores
 from helpers.lens import from_lens, head_scores, load_lens, main, save_lens, to_lens
-from helpers.model import AttentionOnlyTransformer, load_book_model, load_model, save_model
+from helpers.model import AttentionOnlyTransformer
 from helpers.stream import random_rotation, with_weights
+from helpers.weights import load_book_model, load_model, save_model
 from tests.examples import random_model, random_tokens, same_but_for_zeros
 
 LAYERS = pytest.mark.parametrize("n_layers", [0, 1, 3])

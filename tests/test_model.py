@@ -11,16 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from helpers import ReaderError
 from helpers.files import DATA
-from helpers.model import (
-    AttentionOnlyTransformer,
-    Head,
-    ModelConfig,
-    head_name,
-    load_book_model,
-    load_model,
-    save_model,
-    sinusoids,
-)
+from helpers.model import AttentionOnlyTransformer, Head, ModelConfig, head_name, sinusoids
+from helpers.standard import StandardTransformer
+from helpers.weights import load_book_model, load_model, save_model
 from tests.examples import SMALL, random_model, random_tokens
 
 LAYERS = pytest.mark.parametrize("n_layers", [0, 1, 2, 3])
@@ -235,7 +228,17 @@ def test_a_model_comes_back_from_its_files(tmp_path, n_layers, smeared_keys):
     torch.testing.assert_close(loaded(random_tokens(model)), model.float()(random_tokens(model)), rtol=0.01, atol=0.05)
 
 
-def test_weights_of_eight_bits_come_back_as_float32_and_nearly_the_same(saved):
+def test_weights_in_steps_come_back_within_half_a_step_of_each_row(tmp_path):
+    model = random_model(2)
+    save_model(model, tmp_path, bits=8)
+    for name, weight in load_model(tmp_path).named_parameters():
+        wanted = model.get_parameter(name)
+        half_a_step = wanted.abs().amax(-1, keepdim=True) / 254
+        assert weight.dtype == torch.float32 and ((weight - wanted).abs() <= 1.1 * half_a_step).all()
+        assert weight.abs().max() > 0.9 * wanted.abs().max()
+
+
+def test_weights_in_float8_come_back_as_float32_and_nearly_the_same(saved):
     model = random_model(2)
     eight_bits = {name: weight.to(torch.float8_e4m3fn) for name, weight in model.named_parameters()}
     (saved / "checkpoints").mkdir()
@@ -263,7 +266,6 @@ DAMAGES = {
     "not JSON": lambda folder: (folder / "config.json").write_text("n_layers = 2", "utf8"),
     "not UTF-8": lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"),
     "a list": lambda folder: (folder / "config.json").write_text("[2]", "utf8"),
-    "an unknown setting": lambda folder: (folder / "config.json").write_text('{"layers": 2}', "utf8"),
     "a word for a number": lambda folder: (folder / "config.json").write_text('{"n_heads": "two"}', "utf8"),
     "an impossible size": lambda folder: (folder / "config.json").write_text('{"n_heads": 0}', "utf8"),
 }
@@ -275,6 +277,14 @@ def test_a_missing_or_damaged_model_of_the_readers_own_is_named(saved, damage):
     with pytest.raises(ReaderError, match="is missing or damaged .*: name the folder that holds it, or train") as error:
         load_model(saved)
     assert str(saved) in str(error.value) and "git" not in str(error.value)
+
+
+def test_a_config_with_settings_that_the_model_does_not_have_is_named(saved):
+    (saved / "config.json").write_text('{"n_layers": 2, "layers": 2}', "utf8")
+    with pytest.raises(
+        ReaderError, match=f"config.json in {saved} does not fit: AttentionOnlyTransformer has no layers."
+    ):
+        load_model(saved)
 
 
 def test_a_damaged_model_of_the_book_comes_back_from_git(saved, monkeypatch):
@@ -317,6 +327,7 @@ def test_a_folder_that_cannot_be_written_is_answered_with_a_sentence(tmp_path):
 
 @pytest.mark.parametrize("folder", sorted((DATA / "models").glob("*/")), ids=lambda folder: folder.name)
 def test_the_shipped_models_load_and_compute(folder):
-    model = load_model(folder)
+    has_parts = "mlp" in json.loads((folder / "config.json").read_text("utf8"))
+    model = load_model(folder, kind=StandardTransformer if has_parts else AttentionOnlyTransformer)
     logits = model(torch.arange(64)[None])
     assert logits.shape == (1, 64, model.config.d_vocab) and logits.isfinite().all()

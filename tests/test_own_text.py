@@ -13,9 +13,9 @@ from helpers.explorers import Explorer
 from helpers.figures import heatmaps
 from helpers.files import DATA
 from helpers.heads import previous_token_scores, repeated_random_loss
-from helpers.model import load_model
 from helpers.tokens import Tokenizer, load_encoded
 from helpers.training.__main__ import main
+from helpers.weights import load_model
 from tests.examples import texts
 
 REPOSITORY = DATA.parent

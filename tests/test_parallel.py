@@ -10,8 +10,8 @@ import torch
 
 from helpers import ReaderError
 from helpers.history import load_history
-from helpers.model import load_model
 from helpers.training import __main__, loop, run
+from helpers.weights import load_model
 from tests.tiny import ARGUMENTS, CONFIG, sizes_for
 
 SETTINGS = ["--layers", "1", *ARGUMENTS, "--tokens", "2000"]

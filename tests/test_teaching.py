@@ -15,7 +15,7 @@ from tests.execute import CHAPTERS
 from tests.reading_time import ReadingTime, exercise_minutes, reading_time
 
 LONGEST = 25  # minutes
-NUMBERS = [f"{i:02}" for i in range(1, 10)]
+NUMBERS = [f"{i:02}" for i in range(1, 13)]
 README = (CHAPTERS.parent / "README.md").read_text("utf8")
 
 

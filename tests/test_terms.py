@@ -109,6 +109,19 @@ def test_a_kind_that_does_not_read_the_first_layer_can_be_cut_without_loss(kind)
     assert all(not torch.allclose(cut[other], cut[kind]) for other in "QKV" if other != kind)
 
 
+def test_composition_can_be_cut_in_some_layers_alone():
+    deep = random_model(3)
+    bare = random_model(3)
+    bare.W_O[0] = 0  # then layer 1 reads embeddings alone, whatever is cut
+    texts = random_tokens(deep)
+    everywhere, in_the_last = (losses_without_composition(deep, texts, "QKV", layers) for layers in (None, (2,)))
+    assert torch.allclose(losses_without_composition(deep, texts, "QKV", (1, 2)), everywhere)
+    assert not torch.allclose(in_the_last, everywhere)
+    assert torch.allclose(losses_without_composition(deep, texts, "QKV", (0,)), loss_per_token(deep, texts))
+    assert torch.allclose(losses_without_composition(bare, texts, "QKV", (1,)), loss_per_token(bare, texts))
+    assert not torch.allclose(losses_without_composition(bare, texts, "QKV", (2,)), loss_per_token(bare, texts))
+
+
 def test_without_v_composition_the_patterns_stay_and_the_pairs_go():
     model, tokens = random_model(2), random_tokens(random_model(2))
     cut = losses_without_composition(model, tokens, "V").mean().item()

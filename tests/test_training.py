@@ -23,12 +23,13 @@ from torch.nn import functional as F
 from helpers import START, ReaderError
 from helpers.heads import loss_per_token
 from helpers.history import load_card
-from helpers.model import ModelConfig, load_model
+from helpers.model import ModelConfig
 from helpers.tokens import Tokenizer, load_encoded
 from helpers.training import TrainingConfig, TrainingState, __main__, loop, run, train
 from helpers.training.config import measurement_steps, schedule
 from helpers.training.loop import batch
 from helpers.training.machine import matmul_dtype
+from helpers.weights import load_model
 from tests.examples import texts
 from tests.tiny import CONFIG, N_STEPS, same, same_tensors, sizes_for
 

@@ -4,6 +4,7 @@ python -m helpers.claims                # every claim, measured
 python -m helpers.claims 03 int-HP      # those of a chapter, or single ones
 python -m helpers.claims --write        # every claim; writes chapters/ledger.md and the README's rows anew
 python -m helpers.claims --fresh RUNS   # on the fresh seeds whose trainings are in RUNS; kept in data/claims
+python -m helpers.claims --model FOLDER [03 …]  # on a model of yours, in the book's form or in that of TransformerLens
 """
 
 import re
@@ -17,6 +18,7 @@ from helpers.claims import check
 from helpers.claims.fresh import load_fresh, save_fresh
 from helpers.claims.measure import find, measured_on
 from helpers.claims.models import Models
+from helpers.claims.others import asked_of
 from helpers.claims.report import Ledger, page
 from helpers.files import DATA, Marks, write_atomically
 
@@ -64,6 +66,8 @@ def main(arguments: list[str]) -> None:
             write_pages(DATA.parent, check(at_once=at_once()))
         case ["--fresh", runs]:
             measure_fresh(Path(runs))
+        case ["--model", folder, *slugs]:
+            print(asked_of(Path(folder), slugs))
         case _:
             print(check(*arguments, at_once=at_once()))
 

@@ -61,6 +61,6 @@ def _numbered(number: str, kind: type[Kind]) -> Kind:
     chapter, _, _ = str(number).partition(".")
     known = of_chapter(chapter, kind)
     if number not in known:
-        there = f"chapter {chapter} has {', '.join(known)}" if known else "chapters 01 to 09 have some"
+        there = f"chapter {chapter} has {', '.join(known)}" if known else "chapters 01 to 12 have some"
         raise ReaderError(f"There is no {kind.__name__.lower()} {number!r}: {there}.")
     return known[number]

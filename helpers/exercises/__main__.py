@@ -26,7 +26,7 @@ def answers(chapter: str) -> str:
     """
     exercises, predictions = of_chapter(chapter), of_chapter(chapter, Prediction)
     if not exercises:
-        raise ReaderError(f"There are no exercises of a chapter {chapter!r}: chapters 01 to 09 have some.")
+        raise ReaderError(f"There are no exercises of a chapter {chapter!r}: chapters 01 to 12 have some.")
     return "\n\n".join([*map(_exercise, exercises.values()), *map(_prediction, predictions.values())])
 
 

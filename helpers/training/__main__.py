@@ -9,7 +9,7 @@ import torch
 
 from helpers import ReaderError, training
 from helpers.history import load_card
-from helpers.model import ModelConfig
+from helpers.standard import PARTS, StandardConfig
 from helpers.tokens import load_encoded
 from helpers.training.config import TrainingConfig
 from helpers.training.loop import run
@@ -17,6 +17,9 @@ from helpers.training.parallel import first_goes_ahead, process_group, wait_for_
 from helpers.training.recipes import BOOK, RECIPES, Recipe, book_trainings
 
 HELP = {
+    "layer_norm": "before every read from the stream",
+    "biases": "of all matrices but the embedding",
+    "mlp": "neurons behind the heads of each layer",
     "n_layers": "without --recipe: as the book's model with so many layers",
     "n_heads": "per layer",
     "n_ctx": "tokens in a context",
@@ -49,7 +52,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--all", action="store_true", help="train every model of the book, each in a folder of --out")
     parser.add_argument("--recipe", choices=RECIPES, help="where all settings come from that are not given")
-    for field in (*fields(ModelConfig), *fields(TrainingConfig)):
+    for field in (*fields(StandardConfig), *fields(TrainingConfig)):
         if field.type in ARGUMENTS:
             _add_setting(parser, field)
     parser.add_argument("--threads", type=int)
@@ -89,7 +92,8 @@ def chosen_recipe(a: argparse.Namespace) -> Recipe:
     def changed(config):
         return replace(config, **{name: given[name] for name in asdict(config) if name in given})
 
-    return Recipe(changed(recipe.model), changed(recipe.training))
+    model = StandardConfig(**asdict(recipe.model)) if any(part in given for part in PARTS) else recipe.model
+    return Recipe(changed(model), changed(recipe.training))
 
 
 def train_one(recipe: Recipe, out: Path, text: str | None, resume: bool) -> bool:

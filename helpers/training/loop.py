@@ -22,13 +22,14 @@ from tqdm.auto import tqdm
 from helpers import ReaderError
 from helpers.files import write_or_explain
 from helpers.history import measure, refuse_divergence
-from helpers.model import AttentionOnlyTransformer, ModelConfig, save_model, save_weights
+from helpers.model import AttentionOnlyTransformer, ModelConfig
 from helpers.tokens import EncodedCorpus, Tokenizer, contexts_at
 from helpers.training.config import TrainingConfig, checkpoint_steps, measurement_steps, set_learning_rate
 from helpers.training.machine import matmul_dtype, tuned_process
 from helpers.training.optimizers import new_optimizers
 from helpers.training.parallel import average, device, is_first, n_processes, share_of
 from helpers.training.zero_layer import zero_layer_gradients
+from helpers.weights import save_model, save_weights
 
 SECONDS_BETWEEN_SAVES = 5.0
 LEAST_CONTEXT = 64  # tokens; a shorter one does not hold what is measured during training
@@ -55,7 +56,7 @@ def train(
     corpus: EncodedCorpus,
     folder: Path | str | None = None,
     resume: bool = False,
-    build: Build = AttentionOnlyTransformer,
+    build: Build | None = None,
 ) -> Iterator[TrainingState]:
     """Train a model, yielding the state at the start and after every step.
 
@@ -112,7 +113,7 @@ def _steps(
 
 
 def new_state(
-    model_config: ModelConfig, config: TrainingConfig, corpus: EncodedCorpus, build: Build = AttentionOnlyTransformer
+    model_config: ModelConfig, config: TrainingConfig, corpus: EncodedCorpus, build: Build | None = None
 ) -> TrainingState:
     """A training before its first step.
 
@@ -120,7 +121,7 @@ def new_state(
         ReaderError: the settings do not fit each other, the text or the number of processes.
     """
     _check_sizes(model_config, config, corpus)
-    model = build(model_config, config.seed).to(device())
+    model = (build or type(model_config).build)(model_config, config.seed).to(device())
     return TrainingState(model, new_optimizers(model, config), corpus.tokenizer, config.n_steps(model_config.n_ctx))
 
 
@@ -156,7 +157,8 @@ def take_step(state: TrainingState, tokens: Int[Tensor, "batch pos"], config: Tr
     for optimizer in state.optimizers:
         set_learning_rate(optimizer, state.step, state.n_steps, config)
         optimizer.zero_grad()
-    gradients = _gradients if state.model.config.n_layers else zero_layer_gradients
+    is_bigram_model = type(state.model.config) is ModelConfig and not state.model.config.n_layers
+    gradients = zero_layer_gradients if is_bigram_model else _gradients
     loss = average(gradients(state.model, share_of(tokens), matmul_dtype(config.precision)), state.model)
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip).item()
     refuse_divergence(loss, state.model.config.d_vocab, norm)

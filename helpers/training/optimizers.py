@@ -15,16 +15,17 @@ from helpers.training.machine import matmul_dtype
 
 QUINTIC = 3.4445, -4.7750, 2.0315  # a·s + b·s³ + c·s⁵ takes any s in (0, 1] close to 1 when it is repeated
 N_ITERATIONS = 5
+HEADS = ("W_Q", "W_K", "W_V", "W_O")
 
 
 def new_optimizers(model: AttentionOnlyTransformer, config: TrainingConfig) -> list[torch.optim.Optimizer]:
     """The optimizers of a training before its first step, each of some of the weights."""
-    decaying, reading, writing = [model.W_E, model.W_U], [model.W_Q, model.W_K, model.W_V], [model.W_O]
-    if not config.muon_learning_rate:
-        decaying += reading + writing
-    groups = [{"params": decaying}]
-    if model.smear is not None:
-        groups.append({"params": [model.smear], "weight_decay": 0.0})  # a share, which has no reason to go to a half
+    reading, writing = [model.W_Q, model.W_K, model.W_V], [model.W_O]
+    learned = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    by_adamw = {n: w for n, w in learned.items() if not config.muon_learning_rate or n not in HEADS}
+    decaying = [w for n, w in by_adamw.items() if n.startswith("W_")]
+    others = [w for n, w in by_adamw.items() if not n.startswith("W_")]  # which have no reason to go to 0
+    groups = [{"params": decaying}] + ([{"params": others, "weight_decay": 0.0}] if others else [])
     adamw = torch.optim.AdamW(
         groups, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from helpers.files import book_folder
 from helpers.model import ModelConfig
+from helpers.standard import StandardConfig
 from helpers.training.config import TrainingConfig
 
 
@@ -31,10 +32,10 @@ MUON = TrainingConfig(
 ADAMW = TrainingConfig(6_000_000, batch_size=16, learning_rate=5e-3, warmup_steps=100, final_learning_rate=0.3)
 
 
-def _laptop(n_layers: int, smeared_keys: bool = False, training: TrainingConfig = MUON) -> Recipe:
+def _laptop(n_layers: int, training: TrainingConfig = MUON, kind: type[ModelConfig] = ModelConfig, **parts) -> Recipe:
     """The recipe of chapter 08, which grows induction heads in less than a minute."""
     sizes = {"n_heads": 4, "d_model": 192, "d_head": 64, "d_vocab": 512, "n_ctx": 128}
-    return Recipe(ModelConfig(n_layers=n_layers, smeared_keys=smeared_keys, **sizes), training)
+    return Recipe(kind(n_layers=n_layers, **sizes, **parts), training)
 
 
 RECIPES = {
@@ -46,6 +47,11 @@ RECIPES = {
     "laptop_one_layer": _laptop(n_layers=1),
     "laptop_smeared": _laptop(n_layers=1, smeared_keys=True),
     "laptop_two_layer_smeared": _laptop(n_layers=2, smeared_keys=True),
+    "laptop_three_layers": _laptop(n_layers=3),
+    "laptop_layer_norm": _laptop(n_layers=2, kind=StandardConfig, layer_norm=True),
+    "laptop_biases": _laptop(n_layers=2, kind=StandardConfig, biases=True),
+    "laptop_mlp": _laptop(n_layers=2, kind=StandardConfig, mlp=True),
+    "laptop_standard": _laptop(n_layers=2, kind=StandardConfig, layer_norm=True, biases=True, mlp=True),
 }
 BOOK = ("zero_layer", "one_layer", "two_layer")
 SEEDS = (0, 1, 2)  # of all of these

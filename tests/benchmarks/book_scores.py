@@ -14,10 +14,11 @@ from helpers.bigrams import bigram_log_probs, bigram_loss, count_bigrams, direct
 from helpers.circuits import copying_score, qk_eigenvalue_score
 from helpers.files import book_folder
 from helpers.heads import loss_per_token, prefix_matching_scores, previous_token_scores, repeated_random_loss
-from helpers.model import AttentionOnlyTransformer, load_model
+from helpers.model import AttentionOnlyTransformer
 from helpers.tokens import EncodedCorpus, load_encoded
 from helpers.training import SEEDS
 from helpers.training.recipes import BOOK
+from helpers.weights import load_model
 
 Scores = dict[str, str]
 

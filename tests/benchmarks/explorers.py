@@ -29,16 +29,22 @@ import torch
 from helpers import explorers
 from helpers.bigrams import count_bigrams
 from helpers.circuits import composition_excess
+from helpers.dictionary import active_features, load_book_dictionary
 from helpers.edges import KINDS, cut_edges
+from helpers.feature_rules import features_on, find_rules, rule_families
 from helpers.files import book_folder
 from helpers.formation import load_formation
 from helpers.history import load_checkpoints
-from helpers.model import load_book_model
+from helpers.standard import StandardTransformer, fold
+from helpers.weights import load_book_model
+from helpers.superposition import Features, train_sweep
 from helpers.text import frequent_tokens, shelf_text
 from helpers.tokens import load_encoded
 zero, one, two = map(load_book_model, ("zero_layer", "one_layer", "two_layer"))
 trainings = {name: load_formation(name) for name in ("laptop", "laptop_one_layer", "laptop_smeared")}
 checkpoints, small = load_checkpoints(book_folder("laptop")), load_encoded(d_vocab=512).tokenizer
+small_texts = load_encoded(d_vocab=512).contexts("validation", n=64, n_ctx=128, seed=99)
+standard = fold(load_book_model("laptop_standard", kind=StandardTransformer))
 corpus = load_encoded()
 tokenizer = corpus.tokenizer
 bigrams = count_bigrams(corpus.train, tokenizer.d_vocab)
@@ -47,16 +53,25 @@ often = frequent_tokens(corpus.train, tokenizer.d_vocab, 5000)
 text = tokenizer.decode(corpus.validation[5000:5060])
 _, moved = cut_edges(two, corpus.contexts("validation", n=8, n_ctx=256), torch.tensor([126, 252]))
 excess, effects = {kind: composition_excess(two, kind) for kind in KINDS}, dict(zip(KINDS, moved.edges.mean(0)))
+dictionary, held_out = load_book_dictionary(), corpus.contexts("validation", n=64, n_ctx=256)
+families = rule_families(two, tokenizer, held_out, (0, 6))
+on = features_on(*active_features(two, dictionary, held_out), torch.zeros(dictionary.n_features))
+rules = find_rules(families, on, families, on, dictionary.n_features)
+sweeps = {come: train_sweep(Features(4, come), 2, (0.01, 0.05, 0.1, 0.2)) for come in ('independently', 'pairs apart')}
 """
 EXPLORERS = {
     "text_explorer": "explorers.text_explorer(two, tokenizer, text, (1, 9))",
     "component_explorer": "explorers.component_explorer(two, tokenizer, text, 14)",
     "stream_explorer": "explorers.stream_explorer(two, tokenizer, text, (1, 9))",
+    "superposition_explorer": "explorers.superposition_explorer(sweeps, 0.1)",
+    "chain_explorer": "explorers.chain_explorer(load_book_model('markov'), 'abacabbacabaab', 13)",
     "bigram_explorer": "explorers.bigram_explorer(zero, tokenizer, '␣import', bigrams, ['self', 'def'])",
     "head_explorer": "explorers.head_explorer(one, shelf_text(), ' plt', (0, 11))",
     "copying_explorer": "explorers.copying_explorer(one, tokenizer, (0, 5), common)",
     "ablation_explorer": "explorers.ablation_explorer(two, tokenizer, text, [(0, 6)])",
     "edge_explorer": "explorers.edge_explorer(two, tokenizer, excess, effects, often, (0, 6), (1, 9))",
+    "feature_explorer": "explorers.feature_explorer(two, dictionary, tokenizer, held_out, rules, 100)",
+    "neuron_explorer": "explorers.neuron_explorer(standard, small, small_texts, 1, 630)",
     "path_explorer": "explorers.path_explorer(two, tokenizer, text, 35)",
     "checkpoint_explorer": "explorers.checkpoint_explorer(checkpoints, small, text[:120], (1, 0), 878)",
     "training_explorer": "explorers.training_explorer(trainings, 560)",

@@ -21,7 +21,7 @@ PICTURE = REPOSITORY / "data" / "figures" / "explorer.png"
 LARGEST = 150_000  # bytes
 CELL = """
 from helpers.explorers import path_explorer
-from helpers.model import load_book_model
+from helpers.weights import load_book_model
 from helpers.tokens import load_encoded
 model, tokenizer = load_book_model("two_layer"), load_encoded().tokenizer
 tale = (
