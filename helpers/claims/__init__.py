@@ -19,6 +19,9 @@ from helpers.claims import (  # noqa: F401
     chapter_07,
     chapter_08,
     chapter_08_training,
+    chapter_10,
+    chapter_11,
+    chapter_12,
 )
 from helpers.claims.ledger import CLAIMS, Claim, Evidence, Finding
 from helpers.claims.report import Ledger, check

@@ -6,23 +6,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from helpers import markov
+from helpers.bystanders import edge_divergences, main_sources
+from helpers.claims.features import Named, named, random_dictionary
 from helpers.copying import copying_scores
+from helpers.dictionary import Dictionary, load_book_dictionary, load_dictionary, stream_between
 from helpers.edges import Effects, cut_edges, of_all_kinds, rotated_writers
 from helpers.files import book_folder
 from helpers.formation import CLAMPED_SEEDS, load_formation
 from helpers.heads import induction_targets, prefix_matching_scores, previous_token_scores, random_repeats
 from helpers.in_context import Pairs, paired_icl_scores, pairs_ending_at
-from helpers.model import AttentionOnlyTransformer, Head, load_book_model, load_model
+from helpers.model import AttentionOnlyTransformer, Head
 from helpers.scrubbing import induction_stories, loss_recovered
 from helpers.skip_trigrams import HeadReading, SkipTrigramBug, bugs_of_heads, read_strongest_sources
+from helpers.standard import StandardConfig, StandardTransformer
 from helpers.statistics import Estimate
 from helpers.terms import Layers, losses_by_layers
-from helpers.text import shelf_text
-from helpers.tokens import contexts_at
+from helpers.text import Text, shelf_text
+from helpers.tokens import contexts_at, load_encoded
 from helpers.training import RECIPES
+from helpers.weights import load_book_model, load_model
 
 INDUCTION_LINE = 0.3  # prefix matching at repeat length 50 above which a head counts as an induction head
 MATCHING_LINE = 0.05  # above which it matches prefixes at all: four times what even attention would have
@@ -61,11 +67,47 @@ class Models:
 
     def load(self, name: str) -> AttentionOnlyTransformer:
         """One of the models, loaded again and not kept: for a claim that alone uses it, so that memory stays small."""
+        config = (RECIPES | markov.RECIPES)[name].model
         if self.seed is None:
-            return AttentionOnlyTransformer(RECIPES[name].model, seed=1).requires_grad_(False).eval()
+            return config.build(seed=1).requires_grad_(False).eval()
+        kind = StandardTransformer if isinstance(config, StandardConfig) else AttentionOnlyTransformer
         if self.folder is None:
-            return load_book_model(name, self.seed)
-        return load_model(self.folder / book_folder(name, self.seed).name)
+            return load_book_model(name, self.seed, kind)
+        return load_model(self.folder / book_folder(name, self.seed).name, kind=kind)
+
+    @cached_property
+    def dictionary(self) -> Dictionary:
+        """The dictionary of the two-layer model's stream; that of a fresh seed lies beside its weights."""
+        if self.folder is None:
+            return load_book_dictionary(self.seed)
+        return load_dictionary(self.folder / book_folder("two_layer", self.seed).name / "dictionary.safetensors")
+
+    @cached_property
+    def random_directions(self) -> Dictionary:
+        """As many random directions, about the stream's mean on some of ``contexts``."""
+        mean = stream_between(self.two_layer, self.contexts[:8]).mean((0, 1))
+        return random_dictionary(self.two_layer, self.dictionary, mean)
+
+    @cached_property
+    def named_features(self) -> dict[str, Named]:
+        """What rules say of the features of the dictionary, and of random directions."""
+        corpus, found = self.text.corpus, {}
+        sought_on = corpus.contexts("train", N_CONTEXTS, 256, seed=11 + self.text_seed)
+        for name, dictionary in (("dictionary", self.dictionary), ("random", self.random_directions)):
+            text = sought_on, self.contexts, self.previous_token_head
+            found[name] = named(self.two_layer, corpus.tokenizer, dictionary, *text)
+        return found
+
+    @cached_property
+    def main_sources(self) -> Bool[Tensor, "writer reader"]:
+        """Of every reader of the two-layer model's middle stream, as ``helpers.bystanders`` has them."""
+        tokens = self.text.corpus.contexts("train", 24, 256, seed=100 + self.text_seed)
+        return main_sources(edge_divergences(self.two_layer, tokens, torch.arange(31, 255, 32)))
+
+    @property
+    def toy_seed(self) -> int:
+        """Every seed of a model has toy models with starts of their own."""
+        return self.text_seed
 
     def exact(
         self, name: str, n: int = 2, length: int = 24
@@ -80,6 +122,11 @@ class Models:
     # ---- texts ------------------------------------------------------------------------------------------------------
 
     @property
+    def text(self) -> Text:
+        """The text that the models were trained on."""
+        return shelf_text()
+
+    @property
     def text_seed(self) -> int:
         """Every seed of a model has texts of its own; the control reads those of seed 0."""
         return self.seed or 0
@@ -87,9 +134,16 @@ class Models:
     @cached_property
     def contexts(self) -> Int[Tensor, "context 256"]:
         """Contexts of the validation text; no other seed has any of them."""
-        tokens = shelf_text().corpus.validation
+        tokens = self.text.corpus.validation
         order = np.random.default_rng(0).permutation(len(tokens) // 256)
         return contexts_at(tokens, 256 * order[self.text_seed * N_CONTEXTS :][:N_CONTEXTS], 256)
+
+    @cached_property
+    def laptop_contexts(self) -> Int[Tensor, "context 128"]:
+        """The same in the tokens of the laptop's recipe."""
+        tokens = load_encoded(d_vocab=512).validation
+        order = np.random.default_rng(0).permutation(len(tokens) // 128)
+        return contexts_at(tokens, 128 * order[self.text_seed * N_CONTEXTS :][:N_CONTEXTS], 128)
 
     def random_repeats(self, length: int, n_copies: int = 2, n_samples: int = 64) -> Int[Tensor, "sample pos"]:
         """``heads.random_repeats`` over the two-layer model's vocabulary, other ones for each seed."""
@@ -99,7 +153,7 @@ class Models:
     @cached_property
     def pairs(self) -> Pairs:
         """Pairs of contexts of the validation text that do not overlap; no other seed has any of them."""
-        tokens = shelf_text().corpus.validation
+        tokens = self.text.corpus.validation
         order = np.random.default_rng(1).permutation(len(tokens) // 256)
         last = 256 * order[self.text_seed * N_PAIRS :][:N_PAIRS] + 255
         return pairs_ending_at(tokens, last, n_ctx=256, width=8)
@@ -114,7 +168,7 @@ class Models:
     @cached_property
     def long_lists(self) -> list[list[HeadReading]]:
         """Each head of the one-layer model on the 32 sources with its strongest skip-trigrams: a list for each head."""
-        model, among = self.one_layer, shelf_text().frequent
+        model, among = self.one_layer, self.text.frequent
         return [read_strongest_sources(model, head, among, n=32) for head in model.heads]
 
     @property
@@ -125,7 +179,7 @@ class Models:
     @cached_property
     def bugs(self) -> list[list[SkipTrigramBug]]:
         """The bugs of each of ``readings``."""
-        return bugs_of_heads(self.one_layer, self.readings, shelf_text())
+        return bugs_of_heads(self.one_layer, self.readings, self.text)
 
     # ---- two layers -------------------------------------------------------------------------------------------------
 
