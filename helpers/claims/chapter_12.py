@@ -10,10 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers import markov
+from helpers.circuits import W_OV, eigenvalue_score
 from helpers.claims import models as sizes
 from helpers.claims.ledger import EXACT, Evidence, at_least, at_most, claim
 from helpers.claims.models import Models
-from helpers.heads import all_patterns, prefix_matching_score, random_repeats
+from helpers.heads import all_patterns, induction_targets, prefix_matching_score, random_repeats
 from helpers.identities import orders_of_terms
 from helpers.markov import OnSuccessors
 from helpers.model import AttentionOnlyTransformer
@@ -70,11 +71,21 @@ def on_successors(models: Models, layer: int) -> list[OnSuccessors]:
 
 @claim("markov-statistical", at_least(0.8), needs="trained", control="the heads of layer 0")
 def _all_successors_count_alike(models: Models) -> Evidence:
-    """Induction by counting: the second layer's heads look at all successors of the present state alike.
-
-    That is what the attention on them amounts to, of all heads together.
+    """Induction by counting: the second layer's heads, taken together, look at all successors of the present state
+    nearly alike.
     """
     return Evidence(*(mean_of(torch.cat([one.evenness for one in on_successors(models, i)])) for i in (1, 0)))
+
+
+@claim("markov-successors", at_least(1.5), needs="trained", control="the heads of layer 0")
+def _successors_are_looked_for(models: Models) -> Evidence:
+    """The second layer's heads, taken together, look for successors of the present state, more than looking everywhere
+    alike would find.
+    """
+    later = torch.arange(markov.SIZES.n_ctx) >= markov.SIZES.n_ctx // 2
+    targets = induction_targets(chains_of(models)[: 4 * sizes.N_CONTEXTS]).double()
+    even = (targets.mean(-1) * markov.SIZES.n_ctx / torch.arange(1, markov.SIZES.n_ctx + 1))[:, later].mean(1)
+    return Evidence(*(ratio_of(torch.cat([one.mass for one in on_successors(models, i)]), even) for i in (1, 0)))
 
 
 @claim("markov-not-literal", at_most(2.0), needs="trained", control="literal induction")
@@ -189,3 +200,14 @@ def two_back(model: AttentionOnlyTransformer, tokens: Int[Tensor, "context 128"]
 
 def _offset(pattern: Float[Tensor, "context *head dest src"], offset: int) -> Float[Tensor, "context *head"]:
     return pattern.diagonal(-offset, dim1=-2, dim2=-1).mean(-1)
+
+
+@claim("cl-memory-management", at_least(1.0))
+def _some_heads_delete(models: Models) -> Estimate:
+    """Some heads delete what stands in the stream: they attend to their own place, and write what they read there with
+    its sign reversed.
+    """
+    model = models.load("laptop_three_layers")
+    reversed_ = [-2 * eigenvalue_score(W_OV(model, head).eigenvalues()) for head in model.heads]
+    at_own = torch.cat([_offset(pattern, 0) for pattern in all_patterns(model, models.laptop_contexts[:32])], dim=1)
+    return resampled(lambda own: torch.minimum(torch.tensor(reversed_), own.mean(0) / 0.3).max(), at_own.double())

@@ -9,9 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from helpers.dictionary import Dictionary, active_features
-from helpers.feature_rules import LEAST_ON, LEAST_PRECISION, Family, On, best_rules, features_on, rule_families
-from helpers.model import AttentionOnlyTransformer, Head
-from helpers.tokens import Tokenizer
+from helpers.feature_rules import LEAST_ON, LEAST_PRECISION, Family, On, best_rules, features_on
+from helpers.model import AttentionOnlyTransformer
 
 Tokens = Int[Tensor, "context pos"]
 
@@ -24,9 +23,6 @@ class Named:
     right: Float[Tensor, "context feature"]  # those of them where the rule holds
     beyond: Bool[Tensor, " feature"]  # whether the rule is of more than the present token
 
-    def __post_init__(self):
-        assert self.on.shape == self.right.shape
-
 
 def how_many(on: Float[Tensor, "context feature"], right: Float[Tensor, "context feature"]) -> Float[Tensor, ""]:
     """How many features have a rule that is right often enough, at places enough."""
@@ -34,28 +30,21 @@ def how_many(on: Float[Tensor, "context feature"], right: Float[Tensor, "context
     return ((on >= LEAST_ON) & (right >= LEAST_PRECISION * on)).sum().double()
 
 
-def named(
-    model: AttentionOnlyTransformer,
-    tokenizer: Tokenizer,
-    dictionary: Dictionary,
-    sought_on: Tokens,
-    held_out: Tokens,
-    head: Head,
-) -> Named:
+Read = tuple[list[Family], Tokens]  # the rules of a text, and the text
+
+
+def named(model: AttentionOnlyTransformer, dictionary: Dictionary, sought_on: Read, held_out: Read) -> Named:
     """Find the best rule of every feature on one text, and count where it is right on the other.
 
-    A feature is on where it is active at all. One family of rules is of what ``head`` looks at.
+    A feature is on where it is active at all.
     """
-    n_features, n_contexts = dictionary.n_features, len(held_out)
-    (families, on), (others, places) = (
-        (rule_families(model, tokenizer, tokens, head), _on(model, dictionary, tokens))
-        for tokens in (sought_on, held_out)
-    )
-    rules, _ = best_rules(families, on, n_features)
-    of_context = places[0] // held_out.shape[1] * n_features + places[1]
+    (families, tokens), (others, unseen), n_features = sought_on, held_out, dictionary.n_features
+    rules, _ = best_rules(families, _on(model, dictionary, tokens), n_features)
+    places, features = on = _on(model, dictionary, unseen)
+    of_context = places // unseen.shape[1] * n_features + features
     counts = (
-        torch.bincount(some, minlength=n_contexts * n_features).view(n_contexts, -1).float()
-        for some in (of_context, of_context[holds(others, places, rules)])
+        torch.bincount(some, minlength=len(unseen) * n_features).view(len(unseen), -1).float()
+        for some in (of_context, of_context[holds(others, on, rules)])
     )
     is_present = torch.tensor([*(family.is_present for family in families), True])  # without a rule it is not beyond
     return Named(*counts, ~is_present[rules[:, 0]])

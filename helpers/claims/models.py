@@ -15,6 +15,7 @@ from helpers.claims.features import Named, named, random_dictionary
 from helpers.copying import copying_scores
 from helpers.dictionary import Dictionary, load_book_dictionary, load_dictionary, stream_between
 from helpers.edges import Effects, cut_edges, of_all_kinds, rotated_writers
+from helpers.feature_rules import rule_families
 from helpers.files import book_folder
 from helpers.formation import CLAMPED_SEEDS, load_formation
 from helpers.heads import induction_targets, prefix_matching_scores, previous_token_scores, random_repeats
@@ -91,12 +92,11 @@ class Models:
     @cached_property
     def named_features(self) -> dict[str, Named]:
         """What rules say of the features of the dictionary, and of random directions."""
-        corpus, found = self.text.corpus, {}
-        sought_on = corpus.contexts("train", N_CONTEXTS, 256, seed=11 + self.text_seed)
-        for name, dictionary in (("dictionary", self.dictionary), ("random", self.random_directions)):
-            text = sought_on, self.contexts, self.previous_token_head
-            found[name] = named(self.two_layer, corpus.tokenizer, dictionary, *text)
-        return found
+        corpus, head = self.text.corpus, self.previous_token_head
+        texts = corpus.contexts("train", N_CONTEXTS, 256, seed=11 + self.text_seed), self.contexts
+        read = [(rule_families(self.two_layer, corpus.tokenizer, text, head), text) for text in texts]
+        dictionaries = {"dictionary": self.dictionary, "random": self.random_directions}
+        return {name: named(self.two_layer, one, *read) for name, one in dictionaries.items()}
 
     @cached_property
     def main_sources(self) -> Bool[Tensor, "writer reader"]:
