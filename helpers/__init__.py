@@ -3,8 +3,8 @@
 Each module imports only from those before it in this list::
 
     files  corpus  tokens  model  weights  circuits  heads  statistics  stream  terms  standard  neurons  edges
-    bystanders  superposition  scrubbing  in_context  bigrams  text  skip_trigrams  mined_rules  copying  dictionary
-    feature_rules  history  training  formation  clamping  markov  by_hand  figures  views  token_views  head_views
+    bystanders  superposition  scrubbing  in_context  bigrams  text  skip_trigrams  mined_rules  copying  history
+    training  dictionary  feature_rules  formation  clamping  markov  by_hand  figures  views  token_views  head_views
     explorers  live  identities  lens  claims  exercises  handout  export  edition
 
 A student of the paper needs three of them: model, circuits and heads.
@@ -13,6 +13,8 @@ A student of the paper needs three of them: model, circuits and heads.
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 START = 0  # the id of <START>, the token that opens every context
 
@@ -41,6 +43,19 @@ def release_memory() -> None:
     """
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Let torch compute on one core: many small steps wait longer for a second core than it saves them."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # In a notebook after every cell, so that the kernels of a class fit into one machine.

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, einsum
 
-from helpers import ReaderError
+from helpers import ReaderError, one_core
 from helpers.edges import in_units_of_tokens
 from helpers.model import AttentionOnlyTransformer
 from helpers.stream import component_outputs
@@ -111,6 +111,7 @@ def _hear(
 # ---- main sources -------------------------------------------------------------------------------------------------
 
 
+@one_core()
 @torch.no_grad()
 def edge_divergences(
     model: AttentionOnlyTransformer, tokens: Int[Tensor, "context pos"], places: Int[Tensor, " place"]

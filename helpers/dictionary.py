@@ -6,7 +6,9 @@ feature that stands for one thing can be named; and because all but attention is
 weights.
 """
 
+import argparse
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +21,16 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from helpers import ReaderError
-from helpers.circuits import W_OV, W_QK, LowRank, centred_unembedding
+from helpers.circuits import W_QK, LowRank
 from helpers.files import DATA, book_folder, how_to_restore, write_or_explain
 from helpers.heads import next_token_losses
 from helpers.model import AttentionOnlyTransformer, Head
-from helpers.tokens import contexts_at
-from helpers.weights import from_8_bits, in_8_bits
+from helpers.tokens import contexts_at, load_encoded
+from helpers.training.machine import matmul_dtype
+from helpers.weights import from_8_bits, in_8_bits, load_model
 
 AT_ONCE = 8  # contexts
 Stream = Float[Tensor, "batch pos d_model"]
@@ -331,16 +335,36 @@ def best_matches(
 # ---- what a feature does, from weights alone --------------------------------------------------------------------
 
 
-def direct_effects(model: AttentionOnlyTransformer, dictionary: Dictionary) -> LowRank:
-    """``[feature, out token]``: how far one unit of a feature moves each logit above their mean, past all heads."""
-    return LowRank(dictionary.W_dec, centred_unembedding(model))
-
-
-def feature_ov(model: AttentionOnlyTransformer, dictionary: Dictionary, head: Head) -> LowRank:
-    """``[source feature, out token]``: the same through a head that attends to a place with the feature."""
-    return dictionary.W_dec @ W_OV(model, head) @ centred_unembedding(model)
-
-
 def feature_qk(model: AttentionOnlyTransformer, dictionary: Dictionary, head: Head) -> LowRank:
     """``[destination feature, source feature]``: how much of a head's score one unit of both makes, in nats."""
     return dictionary.W_dec @ W_QK(model, head) @ dictionary.W_dec.T
+
+
+# ---- the command ------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train a dictionary of a model's stream, as those of the book were.
+
+    Raises:
+        ReaderError: a file is missing or damaged, or cannot be written.
+    """
+    parser = argparse.ArgumentParser("python -m helpers.dictionary", description="Train a dictionary of features.")
+    parser.add_argument("model", type=Path, help="folder of a model of two layers or more")
+    parser.add_argument("out", type=Path, help="file for the dictionary")
+    parser.add_argument("--seed", type=int, default=DictionaryConfig.seed)
+    a = parser.parse_args(arguments)
+    model, config = load_model(a.model), DictionaryConfig(seed=a.seed)
+    corpus = load_encoded(d_vocab=model.config.d_vocab)
+    steps = train_dictionary(model, corpus.train, config, matmul_dtype("auto"))
+    *_, state = tqdm(steps, total=config.n_steps, desc="dictionary", unit=" steps")
+    save_dictionary(state.dictionary, a.out)
+    held_out = corpus.contexts("validation", n=24, n_ctx=model.config.n_ctx, seed=100)
+    print(f"{a.out}: {loss_recovered(model, load_dictionary(a.out), held_out):.3f} of the loss recovered")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ReaderError as error:
+        sys.exit(str(error))

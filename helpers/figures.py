@@ -4,6 +4,7 @@ No pyplot: a figure is drawn the same way in a cell, in a widget's callback and 
 Okabe and Ito (2008), and cividis and RdBu for maps, which colour-blind readers can tell apart.
 """
 
+import cmath
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import cycle
@@ -21,6 +22,7 @@ from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
 from matplotlib.patches import Circle, Rectangle
+from matplotlib.text import Text
 from torch import Tensor
 
 from helpers.statistics import Estimate
@@ -179,13 +181,33 @@ def arrow_planes(directions: Mapping[str, Float[Tensor, "feature 2"]]) -> Figure
     figure, all_axes = panels(1, len(directions), width=2.3, height=2.4)
     for axes, (title, vectors) in zip(all_axes, directions.items(), strict=True):
         axes.add_patch(Circle((0, 0), 1, fill=False, edgecolor=GREY, linewidth=0.6))
-        for i, (x, y) in enumerate(vectors.tolist()):
+        for i, ((x, y), place) in enumerate(zip(vectors.tolist(), beside_tips(vectors), strict=True)):
             colour = COLOURS[i % 7]
             axes.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 2})
-            axes.annotate(str(i + 1), (1.15 * x, 1.15 * y), color=colour, ha="center", va="center", weight="bold")
+            axes.annotate(str(i + 1), place, color=colour, ha="center", va="center", weight="bold")
         axes.set(title=title, xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), aspect="equal")
         axes.axis("off")
     return figure
+
+
+def beside_tips(vectors: Float[Tensor, "feature 2"]) -> list[tuple[float, float]]:
+    """Where a number can be written for each arrow from the origin: past its tip, or else beside it, on no arrow."""
+    tips, places = [complex(x, y) for x, y in vectors.tolist()], []
+    turns = [cmath.rect(1, sign * angle) for angle in (0, 0.7, 1.4, 2.1) for sign in (1, -1)]
+
+    def room(place: complex) -> float:
+        to_arrows = (abs(place - tip * _nearest_share(place, tip)) for tip in tips)
+        return min(0.16, *to_arrows, *(0.6 * abs(place - other) for other in places))
+
+    for tip in tips:
+        ahead = tip / abs(tip) if tip else 1
+        places.append(max((tip + far * ahead * turn for far in (0.18, 0.27) for turn in turns), key=room))
+    return [(place.real, place.imag) for place in places]
+
+
+def _nearest_share(place: complex, tip: complex) -> float:
+    """How far along the arrow to ``tip`` its nearest point to ``place`` is, as a share of its length."""
+    return min(1.0, max(0.0, (place * tip.conjugate()).real / (abs(tip) ** 2 or 1.0)))
 
 
 def density(
@@ -266,12 +288,14 @@ def histograms(
     *,
     bounds: tuple[Number, Number],
     bins: int,
+    marks: Mapping[str, Number] | None = None,
     height: Number = 1.7,
 ) -> Figure:
-    """Histograms one above the other on the same axis."""
+    """Histograms one above the other on the same axis; ``marks`` as in ``line_panels``."""
     figure, all_axes = panels(len(series), 1, width=6, height=height, sharex=True)
     for axes, (name, values), colour in zip(all_axes, series.items(), cycle(COLOURS), strict=False):
         axes.hist(values, bins=bins, range=bounds, color=colour, edgecolor="white")
+        _straight_lines(axes, {}, marks or {})
         axes.set(title=name, ylabel=ylabel)
         axes.yaxis.get_major_locator().set_params(integer=True)
     all_axes[-1].set(xlabel=xlabel)
@@ -576,21 +600,24 @@ def standard_layer() -> Figure:
     heights = (-0.7, -1.4, -2.1)
     for x, (name, steps) in zip((0.8, 5.7, 10.6), READS.items(), strict=True):
         _column(axes, x, ("− mean", "÷ scale", "× gain + offset"), heights)
-        _column(axes, x + 2.5, steps, heights[::-1])
+        first = _column(axes, x + 2.5, steps, heights[::-1])
         axes.annotate("", (x, -0.5), (x, 0), arrowprops={"arrowstyle": "->"})
-        axes.annotate("", (x + 1.45, -2.1), (x + 0.98, -2.1), arrowprops={"arrowstyle": "->"})
+        up_to_box = {"arrowstyle": "->", "patchB": first.get_bbox_patch()}
+        axes.annotate("", (x + 2.5, -2.1), (x + 0.98, -2.1), arrowprops=up_to_box)
         if name:
             axes.annotate("", (x + 2.5, 0), (x + 2.5, -0.5), arrowprops={"arrowstyle": "->"})
             axes.text(x + 2.5, 0.2, name, ha="center", fontsize=10, weight="bold")
     return figure
 
 
-def _column(axes: Axes, x: Number, names: Sequence[str], heights: Sequence[Number]) -> None:
-    """Names in boxes, those that are not linear in red, and arrows from each to the next."""
+def _column(axes: Axes, x: Number, names: Sequence[str], heights: Sequence[Number]) -> Text:
+    """Names in boxes, those that are not linear in red, and arrows from each to the next; the first name."""
+    written = []
     for name, y in zip(names, heights, strict=False):
         colour = RED if name in NOT_LINEAR else BLUE
         box = {"boxstyle": "round", "facecolor": "white", "edgecolor": colour, "linewidth": 1.5}
-        axes.text(x, y, name, ha="center", va="center", fontsize=10, color=colour, bbox=box)
+        written.append(axes.text(x, y, name, ha="center", va="center", fontsize=10, color=colour, bbox=box))
     for one, other in zip(heights, heights[1 : len(names)], strict=False):
         gap = 0.22 if one > other else -0.22
         axes.annotate("", (x, other + gap), (x, one - gap), arrowprops={"arrowstyle": "->"})
+    return written[0]

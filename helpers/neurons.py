@@ -6,10 +6,9 @@ numbers that no table knows, are left out.
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from helpers import START
 from helpers.circuits import W_OV, LowRank, centred_unembedding
 from helpers.model import Head, Stream
 from helpers.standard import StandardCache, StandardTransformer, stream_terms
@@ -76,19 +75,3 @@ def share_left(written: Stream, later: Stream, shift: int = 0) -> float:
     """
     one, other = (x - x.mean((0, 1)) for x in (written, later.roll(shift, 0)))
     return 1 + ((one * other).sum() / one.square().sum()).item()
-
-
-def most_active(inputs: Float[Tensor, "batch pos neuron"], neuron: int, n: int = 10) -> Int[Tensor, "n 2"]:
-    """The places, as (text, position), where a neuron's input is largest; the largest first."""
-    of_neuron = inputs[..., neuron]
-    return torch.stack(torch.unravel_index(of_neuron.flatten().topk(n).indices, of_neuron.shape), dim=1)
-
-
-@torch.no_grad()
-def extended_embedding(model: StandardTransformer, layer: int) -> Float[Tensor, "d_vocab d_model"]:
-    """What the heads of a layer read of each token behind ``<START>``: its embedding and all that came before them.
-
-    In place of ``W_E`` it counts earlier neurons in a circuit of a later head.
-    """
-    tokens = torch.stack([torch.full((model.config.d_vocab,), START), torch.arange(model.config.d_vocab)], dim=1)
-    return model.normalised(model.cache(tokens).residual[layer][:, 1:], 2 * layer)[0][:, 0]

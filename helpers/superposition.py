@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from helpers import ReaderError
+from helpers import ReaderError, one_core
 
 MOST_FEATURES = 8  # there are 2 to this power of sets
 
@@ -148,6 +148,7 @@ class Sweep:
         return self.W.shape[-1]
 
 
+@one_core()
 def train_sweep(
     features: Features,
     d: int,
@@ -261,8 +262,3 @@ def heard(W: Float[Tensor, "*p feature d"], linear: bool = False) -> Float[Tenso
     products = W @ W.mT
     products = products - torch.diag_embed(products.diagonal(dim1=-2, dim2=-1))
     return products if linear else products.relu()
-
-
-def least_squared_cosines(n: int, d: int) -> float:
-    """The least sum of squared cosines between ``n`` directions in ``d`` dimensions, pairs counted twice (Welch)."""
-    return n * max(0, n - d) / d

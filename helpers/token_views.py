@@ -9,6 +9,7 @@ import html
 import io
 import itertools
 import json
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -242,6 +243,7 @@ def curve_view(
     at: int,
     caption: str,
     choices: Sequence[str],
+    log_ticks: Sequence[Number] | None = None,
 ) -> View:
     """Lines in panels side by side, and a cursor at one x with a dot and a number for each line. A click moves it.
 
@@ -250,18 +252,23 @@ def curve_view(
         curves: the lines of each panel, by its title: a name, and a number for each x.
         at: which x the cursor is at.
         choices: for each x, what a click near it chooses in an explorer, as JSON.
+        log_ticks: makes the x axis logarithmic, with these ticks.
     """
     names = list(dict.fromkeys(name for series in curves.values() for name in series))
     looks = dict(zip(names, cycle(zip(COLOURS, LINE_STYLES, strict=True)), strict=False))
     panels = "".join(
-        f"<div><b>{as_html(title)}</b>{_panel(x, series, xlabel, at, looks, choices)}{_legend(series, at, looks)}</div>"
+        f"<div><b>{as_html(title)}</b>{_panel(x, series, xlabel, at, looks, choices, log_ticks)}"
+        f"{_legend(series, at, looks)}</div>"
         for title, series in curves.items()
     )
 
     def still() -> Mime:
         of_panels = {title: {name: (x, y) for name, y in series.items()} for title, series in curves.items()}
-        mark = {f"{xlabel} {x[at]:,}": x[at]}
-        return render(line_panels(of_panels, xlabel, [""] * len(curves), xscale="linear", marks=mark, width=4), caption)
+        if log_ticks is None:
+            look = {"xscale": "linear", "marks": {f"{xlabel} {x[at]:,}": x[at]}}
+        else:
+            look = {"xscale": "log", "marks": {"": x[at]}, "xticks": log_ticks}
+        return render(line_panels(of_panels, xlabel, [""] * len(curves), **look, width=4), caption)
 
     return View(still, caption, f'<div class="book-curves">{panels}</div>')
 
@@ -283,6 +290,11 @@ class _Scale:
         return [t for t in MaxNLocator(5).tick_values(self.low, self.high).tolist() if self.low <= t <= self.high]
 
 
+class _LogScale(_Scale):
+    def place(self, value: Number) -> float:
+        return _Scale(math.log(self.low), math.log(self.high), self.start, self.end).place(math.log(value))
+
+
 def _panel(
     x: Sequence[Number],
     series: Mapping[str, Sequence[Number]],
@@ -290,16 +302,20 @@ def _panel(
     at: int,
     looks: Mapping[str, tuple[str, str]],
     choices: Sequence[str],
+    log_ticks: Sequence[Number] | None,
 ) -> str:
     values = [value for y in series.values() for value in y]
-    across = _Scale(x[0], x[-1], LEFT, WIDTH - 8)
+    across = (_Scale if log_ticks is None else _LogScale)(x[0], x[-1], LEFT, WIDTH - 8)
     up = _Scale(min(0.0, *values), max(values), HEIGHT - BOTTOM, TOP)
     parts = [
         f'<path d="M{LEFT} {up.place(tick)}H{WIDTH - 8}" stroke="#ddd"/>'
         f'<text x="{LEFT - 5}" y="{up.place(tick) + 4}" text-anchor="end">{tick:g}</text>'
         for tick in up.ticks
     ]
-    parts += [f'<text x="{across.place(t)}" y="{HEIGHT - 18}" text-anchor="middle">{t:,g}</text>' for t in across.ticks]
+    parts += [
+        f'<text x="{across.place(t)}" y="{HEIGHT - 18}" text-anchor="middle">{t:,g}</text>'
+        for t in log_ticks or across.ticks
+    ]
     parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 3}" text-anchor="middle">{as_html(xlabel)}</text>')
     parts.append(f'<path d="M{across.place(x[at])} {TOP}V{HEIGHT - BOTTOM}" stroke="black" stroke-width="1"/>')
     for name, y in series.items():

@@ -17,8 +17,6 @@ from helpers.dictionary import (
     DictionaryState,
     active_features,
     best_matches,
-    direct_effects,
-    feature_ov,
     feature_qk,
     is_live,
     load_book_dictionary,
@@ -161,17 +159,22 @@ def test_the_same_seed_trains_the_same_dictionary_and_another_another(small_mode
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-def test_a_start_at_tokens_reads_the_commonest_and_what_layer_0_adds(small_model):
+def test_a_start_at_tokens_reads_the_commonest_the_first_place_and_what_layer_0_adds(small_model):
     tokens = torch.tensor([[0, 5, 5, 5, 7, 7, 2, 5]])
-    dictionary = new_dictionary(small_model, tokens, DictionaryConfig(n_features=5, k=2))
+    dictionary = new_dictionary(small_model, tokens, DictionaryConfig(n_features=6, k=2))
     vectors = F.normalize(small_model.W_E - small_model.W_E.mean(0))
     assert torch.allclose(dictionary.W_dec[:2], vectors[[5, 7]], atol=1e-6)
-    added = (stream_between(small_model, tokens) - small_model.W_E[tokens])[0]
-    assert torch.allclose(best_matches(dictionary.W_dec[4:], added - added.mean(0)), torch.ones(1))
-    mean = stream_between(small_model, tokens).mean((0, 1))
+    stream = stream_between(small_model, tokens)[0]
+    mean, added = stream.mean(0), stream - small_model.W_E[tokens[0]]
+    assert torch.allclose(dictionary.W_dec[4], F.normalize(stream[0] - mean, dim=0), atol=1e-6)
+    assert torch.allclose(best_matches(dictionary.W_dec[5:], added - added.mean(0)), torch.ones(1))
     assert torch.allclose(dictionary.b_dec, mean, atol=1e-6)
-    lengths = (small_model.W_E - small_model.W_E.mean(0))[[5, 7]].norm(dim=1)
-    assert torch.allclose(dictionary.readings(mean)[:2], -module.LEAST * lengths, atol=1e-4)
+    of_tokens = (small_model.W_E - small_model.W_E.mean(0))[[5, 7]]
+    vectors, off = torch.cat([of_tokens, (stream[0] - mean)[None]]), module.TAKEN_OFF
+    off = torch.tensor([off, off, module.TAKEN_OFF_START])
+    at_mean, at_own = dictionary.readings(mean), dictionary.readings(mean + vectors)
+    assert torch.allclose(at_mean[[0, 1, 4]], -off * vectors.norm(dim=1), atol=1e-4)
+    assert torch.allclose(at_own[range(3), [0, 1, 4]], vectors.norm(dim=1), atol=1e-4)
 
 
 def test_only_features_that_are_silent_learn_from_what_the_others_leave(small_model):
@@ -234,23 +237,12 @@ def test_a_damaged_file_is_told_in_one_sentence(tmp_path):
 # ---- what features do -------------------------------------------------------------------------------------------
 
 
-def test_a_feature_moves_logits_directly_and_through_heads_as_its_circuits_say():
-    model, dictionary = random_model(), random_dictionary().double()
-    stream, feature, size = stream_between(model, random_tokens(model, batch=1)), 4, 0.7
-    scores, pattern = model.attention(stream, 1)
-
-    def logits(stream):
-        mixed = torch.einsum("bhqk,bhke->bhqe", pattern, model.values(stream, 1))
-        return model.unembed(stream + torch.einsum("bhqe,hed->bqd", mixed, model.W_O[1]))
-
-    moved = stream.clone()
-    moved[0, 2] += size * dictionary.W_dec[feature]
-    change = (logits(moved) - logits(stream))[0]
-    expected = torch.zeros_like(change)
-    expected[2] += size * direct_effects(model, dictionary).rows(feature)
-    for _, h in model.layer_heads(1):
-        expected += size * pattern[0, h, :, 2, None] * feature_ov(model, dictionary, (1, h)).rows(feature)
-    assert close(change - change.mean(1, keepdim=True), expected) and change[5].abs().max() > 0.01
+def test_the_command_trains_a_dictionary_of_a_model(tmp_path, monkeypatch, capsys):
+    steps = train_dictionary
+    monkeypatch.setattr("helpers.dictionary.train_dictionary", lambda *given: itertools.islice(steps(*given), 2))
+    module.main([str(DATA / "models" / "laptop"), str(tmp_path / "two_steps.safetensors"), "--seed", "1"])
+    assert load_dictionary(tmp_path / "two_steps.safetensors").W_dec.shape == (4096, 192)
+    assert "of the loss recovered" in capsys.readouterr().out
 
 
 def test_two_features_move_a_score_by_their_entry():
@@ -400,7 +392,7 @@ def test_a_feature_is_on_where_its_value_is_above_its_least():
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_books_dictionaries_keep_nine_tenths_of_what_the_stream_is_good_for(seed):
     dictionary, corpus = load_book_dictionary(seed), load_encoded()
-    assert (dictionary.n_features, dictionary.k) == (5120, 32)
+    assert (dictionary.n_features, dictionary.k) == (4096, 32)
     tokens = corpus.contexts("validation", n=8, n_ctx=256, seed=21)
     assert 0.9 < loss_recovered(load_book_model("two_layer", seed), dictionary, tokens) < 0.99
 

@@ -302,6 +302,7 @@ def test_the_last_results_are_remembered(calls_of_a_function):
     assert calls == [("a",), ("b", 2), ("c",), ("a",)]
 
 
+BY_MUON = TrainingConfig(1000, muon_learning_rate=0.01, precision="float32")
 WRITE = {
     "an entry": lambda model: model.W_U[0, 0].add_(1),
     "rows exchanged": lambda model: model.W_E.copy_(model.W_E.flip(0)),
@@ -310,10 +311,8 @@ WRITE = {
     ),
     "beside the record": lambda model: model.W_O.data.mul_(1.5),
     "plain optimizer": lambda model: step(model, [torch.optim.SGD(model.parameters(), 0.1)]),
-    "the book's AdamW": lambda model: step(model, new_optimizers(model, TrainingConfig(1000))),
-    "the book's Muon": lambda model: step(
-        model, new_optimizers(model, TrainingConfig(1000, muon_learning_rate=0.01, precision="float32"))
-    ),
+    "the book's AdamW": lambda model: step(model, new_optimizers(model.requires_grad_(), TrainingConfig(1000))),
+    "the book's Muon": lambda model: step(model, new_optimizers(model.requires_grad_(), BY_MUON)),
 }
 
 
@@ -322,6 +321,7 @@ def step(model: AttentionOnlyTransformer, optimizers: list[torch.optim.Optimizer
         weight.grad = torch.ones_like(weight)
     for optimizer in optimizers:
         optimizer.step()
+    model.requires_grad_(False)
 
 
 @pytest.mark.parametrize("write", WRITE.values(), ids=WRITE)
@@ -337,7 +337,7 @@ def test_what_was_remembered_is_forgotten_when_a_weight_is_written_in_place(call
 def test_an_explorer_shows_the_weights_as_they_are_now(corpus, tokenizer, text):
     model = random_model(2, d_vocab=tokenizer.d_vocab, d_model=8, d_head=4, n_ctx=64)
     explorer = text_explorer(model, tokenizer, text, (0, 0), position=2)
-    step(model, new_optimizers(model, TrainingConfig(1000, learning_rate=0.1)))
+    step(model, new_optimizers(model.requires_grad_(), TrainingConfig(1000, learning_rate=0.1)))
     explorer.controls["position"].value = 3
     new = text_explorer(model, tokenizer, text, (0, 0), position=3)
     assert bodies(explorer) == bodies(new) and captions(explorer) == captions(new)

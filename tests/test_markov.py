@@ -1,14 +1,17 @@
 """Markov chains learned in context: exact small cases, and a short training."""
 
 import itertools
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from helpers import ReaderError, markov
+from helpers.files import book_folder
 from helpers.heads import induction_targets
+from helpers.history import load_card
 from helpers.markov import (
     SIZES,
     TRAINING,
@@ -20,6 +23,7 @@ from helpers.markov import (
     sample_chains,
     unigram_optimal,
 )
+from helpers.weights import load_book_model, load_model
 
 PREDICTORS = {"Bayes": bayes_optimal, "unigrams": unigram_optimal, "literal": literal_optimal}
 
@@ -194,3 +198,30 @@ def test_held_out_chains_are_no_training_s():
 def test_a_training_that_diverges_says_so():
     with pytest.raises(ReaderError, match="lower learning rate"):
         [*markov.train(SMALL, replace(SHORT, learning_rate=1e4, warmup_steps=0))]
+
+
+# ---- the book's models --------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_model_and_its_history(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(markov, "SIZES", SMALL)
+    monkeypatch.setattr(markov, "TRAINING", SHORT)
+    markov.main([str(tmp_path / "one"), "--seed", "3", "--layers", "1"])
+    card, model = load_card(tmp_path / "one"), load_model(tmp_path / "one")
+    *_, last = markov.train(replace(SMALL, n_layers=1), replace(SHORT, seed=3), markov.held_out_chains(SMALL))
+    assert model.config == replace(SMALL, n_layers=1) and card["training"]["seed"] == 3
+    assert card["steps"] == 60 and card["history"][-1] == {"step": 60, "held_out_loss": round(last.history[-1][1], 4)}
+    torch.testing.assert_close(model.W_E, last.model.W_E.detach(), atol=1e-2, rtol=1e-2)  # in 16 bits
+    assert f"{last.history[-1][1]:.4f} nats" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", markov.RECIPES)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_book_has_these_models_and_each_took_all_its_steps(name, seed):
+    recipe, folder = markov.RECIPES[name], book_folder(name, seed)
+    card, model = load_card(folder), load_book_model(name, seed)
+    assert model.config == recipe.model and card["steps"] == recipe.training.n_steps(model.config.n_ctx)
+    asked = json.loads(json.dumps(asdict(replace(recipe.training, seed=seed))))
+    assert card["training"] == asked
+    found = markov.held_out_loss(model, markov.held_out_chains())
+    assert found == pytest.approx(card["history"][-1]["held_out_loss"], abs=1e-3)

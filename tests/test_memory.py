@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 import helpers
@@ -123,3 +124,11 @@ def test_busy_jobs_end_with_the_class():
         jobs = {*children.read_text().split()} - before
         assert len(jobs) == 2
     assert not jobs & {*children.read_text().split()}
+
+
+def test_work_on_one_core_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError), helpers.one_core():
+        assert torch.get_num_threads() == 1
+        _ = 1 / 0
+    assert torch.get_num_threads() == before

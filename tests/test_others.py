@@ -106,6 +106,9 @@ def test_asking_leaves_the_model_as_it_is():
         ("scrub-naive", {"reads_the_shelf": True}, "no head|No head"),
         ("int-random", {"model": their_model(n_ctx=20)}, "do not fit"),
         ("icl-window", {}, "about trainings"),
+        ("markov-bayes", {}, "Markov chains"),
+        ("dictionary-recovers", {}, "another vocabulary|dictionary"),
+        ("dictionary-named", {"model": load_book_model("two_layer"), "reads_the_shelf": True}, "(?i)dictionary"),
     ],
 )
 def test_what_cannot_be_asked_says_why(slug, others, reason):
@@ -132,7 +135,7 @@ def test_their_tokens_are_the_shelf_s_if_their_tokenizer_is(tmp_path):
 
 def test_every_claim_says_which_model_it_takes_by_a_name_that_is_known():
     assert kind_of(RECIPES["laptop_smeared"].model) == "1 layer with smeared keys"
-    assert len({kind_of(recipe.model) for recipe in RECIPES.values()}) == 9  # none is taken for another
+    assert len({kind_of(recipe.model) for recipe in RECIPES.values()}) == 10  # none is taken for another
 
 
 def test_the_command_prints_what_was_asked_and_what_was_not(tmp_path, capsys):

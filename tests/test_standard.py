@@ -15,15 +15,7 @@ from helpers.circuits import LowRank
 from helpers.heads import loss_per_token
 from helpers.history import load_card
 from helpers.model import AttentionOnlyTransformer, ModelConfig
-from helpers.neurons import (
-    extended_embedding,
-    input_output_cosines,
-    inputs_by_source,
-    most_active,
-    neurons_on_logits,
-    share_left,
-    share_of_variance,
-)
+from helpers.neurons import input_output_cosines, inputs_by_source, neurons_on_logits, share_left, share_of_variance
 from helpers.standard import (
     EPSILON,
     PARTS,
@@ -384,27 +376,11 @@ def test_what_is_left_of_what_was_written():
     assert 0.5 < share_left(written, -written, shift=1) < 1.5
 
 
-def test_the_places_where_a_neuron_is_most_active_come_first():
-    inputs = torch.zeros(3, 4, 2)
-    inputs[2, 1, 1], inputs[0, 3, 1], inputs[1, 1, 0] = 5, 3, 9
-    assert most_active(inputs, neuron=1, n=2).tolist() == [[2, 1], [0, 3]]
-
-
 def test_what_neurons_say_is_above_the_mean_of_the_logits():
     model = random_standard()
     says = neurons_on_logits(model, 0).dense()
     torch.testing.assert_close(says.mean(1), torch.zeros(model.config.d_mlp).double())
     torch.testing.assert_close(says[:, 1] - says[:, 0], model.W_out[0] @ (model.W_U[:, 1] - model.W_U[:, 0]))
-
-
-def test_the_extended_embedding_is_what_the_heads_read_of_a_token_behind_start():
-    model = random_standard()
-    assert extended_embedding(model, 0).shape == (model.config.d_vocab, model.config.d_model)
-    torch.testing.assert_close(extended_embedding(model, 0), model.normalised(model.W_E[:, None], 0)[0][:, 0])
-    text = torch.tensor([[0, 4, 7]])
-    read = model.normalised(model.cache(text).residual[1], 2)[0]
-    torch.testing.assert_close(extended_embedding(model, 1)[4], read[0, 1])
-    assert not torch.allclose(extended_embedding(model, 1)[7], read[0, 2])
 
 
 # ---- where inputs of neurons begin ----------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ Written = Float[Tensor, "writer context pos d_model"]
 
 # ---- toy models ---------------------------------------------------------------------------------------------------
 
-PROBABILITIES = 0.01, 0.1, 0.25, 0.5, 0.9  # of a feature
+PROBABILITIES = 0.01, 0.1, 0.5, 0.9  # of a feature
 
 
 @claim("toy-linear-optimum", at_most(0.02), control="a dimension each for as many features as there are", digits=3)
@@ -65,7 +65,7 @@ def known(value: Tensor | float) -> Estimate:
 # ---- bystanders ---------------------------------------------------------------------------------------------------
 
 N_HEARD = 16  # contexts
-EVERY_EIGHTH = torch.arange(7, 255, 8)
+EVERY_SIXTEENTH = torch.arange(15, 255, 16)
 
 
 @claim("bystanders-signal", at_least(0.1))
@@ -87,7 +87,7 @@ def _rises(models: Models, *instead: Callable[[Written], Written]) -> list[Float
     """The rise in loss on some of ``contexts`` if readers hear each of ``instead`` of their bystanders."""
     model, tokens = models.two_layer, models.contexts[:N_HEARD]
     written = written_below(model, tokens)
-    heard = tokens, EVERY_EIGHTH, models.main_sources, written
+    heard = tokens, EVERY_SIXTEENTH, models.main_sources, written
     return [rises_with_other_bystanders(model, *heard, other(written)) for other in instead]
 
 

@@ -101,7 +101,7 @@ class Models:
     @cached_property
     def main_sources(self) -> Bool[Tensor, "writer reader"]:
         """Of every reader of the two-layer model's middle stream, as ``helpers.bystanders`` has them."""
-        tokens = self.text.corpus.contexts("train", 24, 256, seed=100 + self.text_seed)
+        tokens = self.text.corpus.contexts("train", 12, 256, seed=100 + self.text_seed)
         return main_sources(edge_divergences(self.two_layer, tokens, torch.arange(31, 255, 32)))
 
     @property

@@ -1,5 +1,6 @@
 """An explorer of one Markov chain: who expects what to come next, and where a model looks."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from string import ascii_lowercase
@@ -11,16 +12,11 @@ from torch import Tensor
 from helpers import ReaderError
 from helpers.explorers.shell import WIDE_NAME, Explorer, position_slider, remembered
 from helpers.heads import induction_targets
-from helpers.markov import bayes_optimal, literal_optimal, unigram_optimal
 from helpers.model import AttentionOnlyTransformer
 from helpers.token_views import bar_view, token_view
 from helpers.views import Field, View
 
-PREDICTORS = {
-    "counts states": unigram_optimal,
-    "remembers the last successor": literal_optimal,
-    "counts successors": bayes_optimal,
-}
+Predictors = Mapping[str, Callable[[Int[Tensor, "chain pos"], int], Float[Tensor, "chain pos state"]]]
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,10 @@ class Chain:
 
 
 @torch.no_grad()
-def read_chain(model: AttentionOnlyTransformer, text: str) -> Chain:
+def read_chain(model: AttentionOnlyTransformer, predictors: Predictors, text: str) -> Chain:
     """The chain that is written in ``text``, one letter for each state; spaces do not count.
+
+    ``predictors`` take a chain and the number of states, as those of ``helpers.markov`` do.
 
     Raises:
         ReaderError: it has no states, too many for the context, or letters that are none.
@@ -48,7 +46,7 @@ def read_chain(model: AttentionOnlyTransformer, text: str) -> Chain:
         raise ReaderError(f"The chain has {len(letters)} states: write one to {config.n_ctx} of them.")
     states = torch.tensor([[names.index(letter) for letter in letters]])
     cache = model.cache(states)
-    expected = {name: predictor(states, config.d_vocab)[0] for name, predictor in PREDICTORS.items()}
+    expected = {name: predictor(states, config.d_vocab)[0] for name, predictor in predictors.items()}
     expected["the model"] = (cache.residual[-1] @ model.W_U).softmax(-1)[0]
     return Chain(letters, states, expected, cache.patterns[-1][0].mean(0))
 
@@ -76,13 +74,13 @@ def explore_chain(chain: Chain, place: int) -> tuple[View, View]:
     )
 
 
-def chain_explorer(model: AttentionOnlyTransformer, text: str, place: int) -> Explorer:
-    """Write a chain and go through it: what the model and three predictors expect, and where the last layer looks.
+def chain_explorer(model: AttentionOnlyTransformer, text: str, place: int, predictors: Predictors) -> Explorer:
+    """Write a chain and go through it: what predictors and the model expect, and where the last layer looks.
 
     Raises:
         ReaderError: as in ``read_chain`` and ``explore_chain``.
     """
-    read, slider = remembered(model, partial(read_chain, model)), position_slider(model, place)
+    read, slider = remembered(model, partial(read_chain, model, predictors)), position_slider(model, place)
 
     def show(chain: str, place: int) -> tuple[View, View]:
         slider.max = len(read(chain).letters) - 1

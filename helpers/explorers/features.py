@@ -142,8 +142,8 @@ def _about(reading: FeatureReading, feature: int) -> str:
     if not rule:
         return about
     return (
-        f"{about} Its rule: {code(rule.name)}. On text that it was not found on, it holds at {rule.precision:.0%} of "
-        f"the places where the feature is active; the feature is active at {rule.recall:.0%} of those where it holds."
+        f"{about} Its rule: {code(rule.name)}. On other text it holds at {rule.precision:.0%} of the places where the "
+        f"feature is active, and the feature is active at {rule.recall:.0%} of those where it holds."
     )
 
 
@@ -180,9 +180,8 @@ def _heads(reading: FeatureReading, feature: int) -> Table:
         token = code(reading.tokenizer.show(raised.indices[h]))
         rows.append([head_name((1, h)), numbers[0], features[0], numbers[1], features[1], numbers[2], token])
     caption = (
-        "The feature at its mean value, read by each head of layer 1: the feature that it asks for most as a query, "
-        "the one that asks most for it as a key (nats of score, both at their mean values), and the token that it "
-        "raises most if a head attends to it."
+        "Read by each head of layer 1: the feature that it asks for most as a query, the one that asks most for it as "
+        "a key, and the token that it raises most as a value; all at their mean values."
     )
     return Table(HEAD_COLUMNS, rows, caption)
 

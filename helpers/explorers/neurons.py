@@ -11,11 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from helpers import ReaderError
-from helpers.circuits import centred_unembedding
 from helpers.explorers.shell import Explorer, chooser
 from helpers.figures import RED
 from helpers.model import Head, head_name
-from helpers.neurons import input_output_cosines, neurons_on_tokens, neurons_through_head, share_of_variance
+from helpers.neurons import (
+    input_output_cosines,
+    neurons_on_logits,
+    neurons_on_tokens,
+    neurons_through_head,
+    share_of_variance,
+)
 from helpers.standard import StandardTransformer, stream_terms
 from helpers.token_views import token_row
 from helpers.tokens import Tokenizer
@@ -159,7 +164,7 @@ def _neurons(layer: int, weights: Float[Tensor, " neuron"]) -> str:
 def _effects(reading: NeuronReading, layer: int, neuron: int) -> Table:
     model, active = reading.model, F.gelu(reading.inputs[layer][:, 1:, neuron].float())
     size = active[active > 0].mean().item() if (active > 0).any() else 0.0
-    logits = size * model.W_out[layer][neuron] @ centred_unembedding(model) / reading.scales[-1]
+    logits = size * neurons_on_logits(model, layer).rows(neuron) / reading.scales[-1]
     (raised, more), (lowered, less) = (
         (top.indices.tolist(), top.values.tolist())
         for top in (logits.topk(min(N_EFFECTS, len(logits)), largest=largest) for largest in (True, False))

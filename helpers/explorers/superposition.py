@@ -11,12 +11,13 @@ from torch.nn.functional import pad
 
 from helpers import ReaderError
 from helpers.explorers.shell import WIDE_NAME, Explorer
-from helpers.figures import COLOURS, arrow_planes
+from helpers.figures import COLOURS, arrow_planes, beside_tips
 from helpers.superposition import Sweep, heard, linear_optimum, loss_of_keeping
 from helpers.token_views import curve_view
 from helpers.views import View, render
 
 HELD = 0.5  # a feature whose vector is longer counts as held
+TICKS = 0.01, 0.1, 0.9
 
 
 def explore_superposition(sweep: Sweep, p: float) -> tuple[View, View]:
@@ -58,12 +59,12 @@ def _cosines(W: Float[Tensor, "feature d"]) -> Float[Tensor, "feature feature"]:
 
 def _arrows(W: Float[Tensor, "feature 2"], said: str) -> str:
     parts = ['<circle r="1" fill="none" stroke="#777" stroke-width=".01"/>']
-    for j, (x, y) in enumerate(W.tolist()):
+    for j, ((x, y), (beside, above)) in enumerate(zip(W.tolist(), beside_tips(W), strict=True)):
         colour = COLOURS[j % 7]
         parts.append(
             f'<path d="M0 0L{x:.3f} {-y:.3f}" stroke="{colour}" stroke-width=".03"/>'
             f'<circle cx="{x:.3f}" cy="{-y:.3f}" r=".05" fill="{colour}"/>'
-            f'<text x="{1.15 * x:.3f}" y="{0.05 - 1.15 * y:.3f}" fill="{colour}" text-anchor="middle">{j + 1}</text>'
+            f'<text x="{beside:.3f}" y="{0.05 - above:.3f}" fill="{colour}" text-anchor="middle">{j + 1}</text>'
         )
     return (
         f'<svg viewBox="-1.6 -1.5 3.2 3" width="280" role="img" aria-label="{said}" font-size=".16">'
@@ -86,8 +87,8 @@ def price_view(sweep: Sweep, i: int) -> View:
         "A ReLU without a bias lets only products above 0 through."
     )
     choices = [json.dumps({"p": _label(p)}) for p in sweep.ps]
-    powers = [round(torch.tensor(p).log10().item(), 2) for p in sweep.ps]
-    return curve_view(powers, curves, "log₁₀ of p", i, caption, choices)
+    ticks = [p for p in sweep.ps if p in TICKS] or [sweep.ps[0], sweep.ps[-1]]
+    return curve_view(sweep.ps, curves, "p", i, caption, choices, log_ticks=ticks)
 
 
 def superposition_explorer(sweeps: Mapping[str, Sweep], p: float) -> Explorer:

@@ -35,12 +35,13 @@ from helpers.feature_rules import features_on, find_rules, rule_families
 from helpers.files import book_folder
 from helpers.formation import load_formation
 from helpers.history import load_checkpoints
+from helpers.markov import bayes_optimal
 from helpers.standard import StandardTransformer, fold
 from helpers.weights import load_book_model
 from helpers.superposition import Features, train_sweep
 from helpers.text import frequent_tokens, shelf_text
 from helpers.tokens import load_encoded
-zero, one, two = map(load_book_model, ("zero_layer", "one_layer", "two_layer"))
+zero, one, two, chains = map(load_book_model, ("zero_layer", "one_layer", "two_layer", "markov"))
 trainings = {name: load_formation(name) for name in ("laptop", "laptop_one_layer", "laptop_smeared")}
 checkpoints, small = load_checkpoints(book_folder("laptop")), load_encoded(d_vocab=512).tokenizer
 small_texts = load_encoded(d_vocab=512).contexts("validation", n=64, n_ctx=128, seed=99)
@@ -64,7 +65,7 @@ EXPLORERS = {
     "component_explorer": "explorers.component_explorer(two, tokenizer, text, 14)",
     "stream_explorer": "explorers.stream_explorer(two, tokenizer, text, (1, 9))",
     "superposition_explorer": "explorers.superposition_explorer(sweeps, 0.1)",
-    "chain_explorer": "explorers.chain_explorer(load_book_model('markov'), 'abacabbacabaab', 13)",
+    "chain_explorer": "explorers.chain_explorer(chains, 'abacabbacabaab', 13, {'counts': bayes_optimal})",
     "bigram_explorer": "explorers.bigram_explorer(zero, tokenizer, '␣import', bigrams, ['self', 'def'])",
     "head_explorer": "explorers.head_explorer(one, shelf_text(), ' plt', (0, 11))",
     "copying_explorer": "explorers.copying_explorer(one, tokenizer, (0, 5), common)",
