@@ -12,7 +12,6 @@ from torch import Tensor
 from helpers.circuits import W_OV, LowRank, centred_unembedding
 from helpers.model import Head, Stream
 from helpers.standard import StandardCache, StandardTransformer, stream_terms
-from helpers.stream import random_rotation
 
 
 def neurons_on_tokens(model: StandardTransformer, layer: int) -> LowRank:
@@ -63,8 +62,15 @@ def input_output_cosines(model: StandardTransformer, layer: int, seed: int | Non
     """
     written = model.W_out[layer]
     if seed is not None:
-        written = written @ random_rotation(model.config.d_model, seed).to(written)
+        written = written @ _drawn_rotation(model, seed)
     return torch.cosine_similarity(model.W_in[layer].T, written, dim=-1)
+
+
+def _drawn_rotation(model: StandardTransformer, seed: int) -> Float[Tensor, "d_model d_model"]:
+    """As good as random, and the same in any basis: what carries each embedding nearest to that of a drawn token."""
+    others = torch.randperm(model.config.d_vocab, generator=torch.Generator().manual_seed(seed))
+    U, _, Vh = torch.linalg.svd(model.W_E[others].T @ model.W_E)
+    return U @ Vh
 
 
 def share_left(written: Stream, later: Stream, shift: int = 0) -> float:

@@ -6,7 +6,7 @@ Circuits are those of the folded model. Scores of heads are taken on random toke
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from helpers.circuits import copying_score, qk_eigenvalue_score
@@ -113,13 +113,13 @@ def _the_second_copy_is_still_easier(models: Models) -> Evidence:
 
 
 def _attention_on(
-    pattern: Float[Tensor, "sample head dest src"], places: Float[Tensor, "sample dest src"]
+    pattern: Float[Tensor, "sample head dest src"], places: Bool[Tensor, "sample dest src"]
 ) -> Float[Tensor, "sample head"]:
     """Mean attention to ``places`` over destinations in the second copy, all of which have one."""
     return (pattern * places[:, None]).sum(-1)[..., -LENGTH:].mean(-1)
 
 
-def _earlier_copies(tokens: Int[Tensor, "sample pos"]) -> Float[Tensor, "sample dest src"]:
+def _earlier_copies(tokens: Int[Tensor, "sample pos"]) -> Bool[Tensor, "sample dest src"]:
     return (tokens[:, :, None] == tokens[:, None, :]).tril(-1)
 
 
@@ -169,7 +169,8 @@ def _some_neurons_write_against_what_they_read(models: Models) -> Evidence:
     model = standard(models)
     draws = [input_output_cosines(model, 1, seed) for seed in range(N_ROTATIONS + 1)]
     line = torch.cat(draws[:-1]).quantile(0.001)
-    return Evidence(*(mean_of(cosines < line) for cosines in (input_output_cosines(model, 1), draws[-1])))
+    both = input_output_cosines(model, 1), draws[-1]
+    return Evidence(*(_mean([(cosines < line).double().mean().item()]) for cosines in both))
 
 
 @claim("neurons-clear-memory", at_most(-0.1), needs="trained", control="the neurons of other texts")
