@@ -88,6 +88,8 @@ def next_values(control: ipywidgets.ValueWidget, texts: list[str], tokens: list[
             continue
         if isinstance(control, ipywidgets.Textarea):
             choices = texts
+        elif control.description == "Chain":
+            choices = ["".join("abc"[ord(c) % 3] for c in text)[:60] for text in texts]
         elif isinstance(control, ipywidgets.Text):
             choices = tokens
         elif isinstance(control, ipywidgets.IntSlider):
