@@ -29,7 +29,6 @@ from helpers.files import DATA, book_folder, how_to_restore, write_or_explain
 from helpers.heads import next_token_losses
 from helpers.model import AttentionOnlyTransformer, Head
 from helpers.tokens import contexts_at, load_encoded
-from helpers.training.machine import matmul_dtype
 from helpers.weights import from_8_bits, in_8_bits, load_model
 
 AT_ONCE = 8  # contexts
@@ -353,10 +352,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="folder of a model of two layers or more")
     parser.add_argument("out", type=Path, help="file for the dictionary")
     parser.add_argument("--seed", type=int, default=DictionaryConfig.seed)
+    parser.add_argument("--bfloat16", action="store_true", help="as the book's: faster where the processor has it")
     a = parser.parse_args(arguments)
     model, config = load_model(a.model), DictionaryConfig(seed=a.seed)
     corpus = load_encoded(d_vocab=model.config.d_vocab)
-    steps = train_dictionary(model, corpus.train, config, matmul_dtype("auto"))
+    steps = train_dictionary(model, corpus.train, config, torch.bfloat16 if a.bfloat16 else torch.float32)
     *_, state = tqdm(steps, total=config.n_steps, desc="dictionary", unit=" steps")
     save_dictionary(state.dictionary, a.out)
     held_out = corpus.contexts("validation", n=24, n_ctx=model.config.n_ctx, seed=100)
