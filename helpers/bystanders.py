@@ -15,7 +15,7 @@ from torch import Tensor, einsum
 from helpers import ReaderError, one_core
 from helpers.edges import in_units_of_tokens
 from helpers.model import AttentionOnlyTransformer
-from helpers.stream import component_outputs
+from helpers.stream import component_outputs, rotation_of_tokens
 
 Written = Float[Tensor, "writer context pos d_model"]
 
@@ -52,9 +52,7 @@ def blind_rotation(model: AttentionOnlyTransformer, draw: int = 0) -> Float[Tens
     basis = torch.linalg.inv(torch.linalg.qr(model.W_E.double()).R)  # as in ``in_units_of_tokens``
     embeddings = in_units_of_tokens(model).W_E.double()
     embeddings = embeddings - embeddings.mean(0)
-    others = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(draw))
-    U, _, Vh = torch.linalg.svd(embeddings[others].T @ embeddings)
-    return (basis @ U @ Vh @ torch.linalg.inv(basis)).to(model.W_E)
+    return (basis @ rotation_of_tokens(embeddings, draw) @ torch.linalg.inv(basis)).to(model.W_E)
 
 
 # ---- one context --------------------------------------------------------------------------------------------------

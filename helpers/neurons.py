@@ -12,6 +12,7 @@ from torch import Tensor
 from helpers.circuits import W_OV, LowRank, centred_unembedding
 from helpers.model import Head, Stream
 from helpers.standard import StandardCache, StandardTransformer, stream_terms
+from helpers.stream import rotation_of_tokens
 
 
 def neurons_on_tokens(model: StandardTransformer, layer: int) -> LowRank:
@@ -62,15 +63,8 @@ def input_output_cosines(model: StandardTransformer, layer: int, seed: int | Non
     """
     written = model.W_out[layer]
     if seed is not None:
-        written = written @ _drawn_rotation(model, seed)
+        written = written @ rotation_of_tokens(model.W_E, seed)
     return torch.cosine_similarity(model.W_in[layer].T, written, dim=-1)
-
-
-def _drawn_rotation(model: StandardTransformer, seed: int) -> Float[Tensor, "d_model d_model"]:
-    """As good as random, and the same in any basis: what carries each embedding nearest to that of a drawn token."""
-    others = torch.randperm(model.config.d_vocab, generator=torch.Generator().manual_seed(seed))
-    U, _, Vh = torch.linalg.svd(model.W_E[others].T @ model.W_E)
-    return U @ Vh
 
 
 def share_left(written: Stream, later: Stream, shift: int = 0) -> float:

@@ -40,6 +40,13 @@ def random_rotation(size: int, seed: int = 0) -> Float[Tensor, "size size"]:
     return Q * R.diagonal().sign()
 
 
+def rotation_of_tokens(embeddings: Float[Tensor, "d_vocab d_model"], seed: int) -> Float[Tensor, "d_model d_model"]:
+    """A rotation as good as random and the same in any basis: it carries each token nearest to another, drawn one."""
+    others = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(seed))
+    U, _, Vh = torch.linalg.svd(embeddings[others].T @ embeddings)
+    return U @ Vh
+
+
 def with_weights(model: AttentionOnlyTransformer, **weights: Float[Tensor, "..."]) -> AttentionOnlyTransformer:
     """A copy of a model with some weights replaced, by name; the others are shared with the model.
 
